@@ -1,0 +1,224 @@
+"""Waking a receiver in another process: a FIFO for each receiver that waits.
+
+Knows FIFOs and their ids; does not know who waits for what. The FIFO stands beside the
+segments, its name ends in a random id, and the id is what receivers leave in shared memory
+for senders to find. One byte in it means: look again.
+
+The receiver opens its FIFO for reading *and* writing, so that it never sees an end of file;
+a FIFO that cannot be opened for writing alone (ENXIO) therefore has no living receiver. A
+full FIFO (EAGAIN) has a ring in it already, which is as good.
+
+``wait`` uses the C library's ``poll``: Python's own goes on waiting after a signal whose
+handler did not raise (PEP 475), and a receiver has to look at what the handler did.
+"""
+import errno
+import os
+import select
+import signal
+import stat
+import struct
+
+from asgi_ipc._shm import forks
+from asgi_ipc._shm.segment import close_on_exec, runtime_folder
+
+KEPT_OPEN = 128
+"""Doorbells of others that one process keeps open at a time, to ring them without opening."""
+
+SLICE = 1.0
+"""Seconds that a wait lasts at most where the C library's poll is out of reach."""
+
+_DRAIN = 4096
+
+
+def path_of(name, number):
+    """The path of the doorbell ``number`` beside the segment ``name``."""
+    return os.path.join(runtime_folder(), "{0}-{1:016x}.bell".format(name.strip("/"), number))
+
+
+class Doorbell(object):
+    """One receiver's own: make it, wait at it, close it. One thread at a time waits."""
+
+    def __init__(self, name, mode):
+        self._pid = forks.pid()
+        while True:
+            self.number = struct.unpack("=Q", os.urandom(8))[0] or 1
+            self.path = path_of(name, self.number)
+            try:
+                os.mkfifo(self.path, mode)
+                break
+            except OSError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+        try:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
+            close_on_exec(self._descriptor)
+            if mode & 0o077:
+                # The umask has taken bits away.
+                os.fchmod(self._descriptor, mode)
+        except BaseException:
+            os.unlink(self.path)
+            raise
+
+    def fileno(self):
+        """For ``select``, reactors and event loops: readable means rung."""
+        return self._descriptor
+
+    @property
+    def usable(self):
+        """Whether it is open, and ours: a forked child must not eat its parent's rings."""
+        return self._descriptor is not None and self._pid == forks.pid()
+
+    def wait(self, seconds):
+        """Wait to be rung: True if rung, False after ``seconds``, None if a signal came."""
+        rung = _poll(self._descriptor, seconds)
+        if rung:
+            self.silence()
+        return rung
+
+    def ring(self):
+        """Ring one's own, for another thread that waits at it."""
+        if self._descriptor is not None:
+            os.write(self._descriptor, b"!")
+
+    def silence(self):
+        """Take all rings out."""
+        try:
+            while len(os.read(self._descriptor, _DRAIN)) == _DRAIN:
+                pass
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EINTR):
+                raise
+
+    def close(self):
+        """Remove it. In a forked child only the inherited descriptor is closed."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return
+        os.close(descriptor)
+        if self._pid == forks.pid():
+            unlink(self.path)
+
+
+class Ringer(object):
+    """Rings the doorbells of others."""
+
+    def __init__(self, name):
+        self._name = name
+        self._open = {}
+
+    def ring(self, number):
+        """Ring; False if its receiver is gone (its FIFO, if any is left, is removed then).
+
+        Cost: one write of a byte, 1 us, and an open before the first.
+        """
+        path = path_of(self._name, number)
+        descriptor = self._open.get(number)
+        kept = descriptor is not None
+        try:
+            if not kept:
+                descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+                close_on_exec(descriptor)
+                if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                    os.close(descriptor)
+                    return False
+                self._keep(number, descriptor)
+            os.write(descriptor, b"!")
+            rung = True
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EINTR):
+                rung = True
+            elif error.errno in (errno.ENXIO, errno.EPIPE, errno.ENOENT, errno.ENOTDIR):
+                self._forget(number)
+                unlink(path)
+                return False
+            elif error.errno in (errno.EMFILE, errno.ENFILE) and self._open:
+                # Out of descriptors: those kept for speed go first.
+                self.close()
+                return self.ring(number)
+            else:
+                raise
+        if not kept and not _pipe_signal_ignored():
+            # Writing to a kept one whose reader died would end this process.
+            self._forget(number)
+        return rung
+
+    def close(self):
+        """Close what is kept open."""
+        while self._open:
+            _, descriptor = self._open.popitem()
+            os.close(descriptor)
+
+    def _keep(self, number, descriptor):
+        if len(self._open) >= KEPT_OPEN:
+            self.close()
+        self._open[number] = descriptor
+
+    def _forget(self, number):
+        descriptor = self._open.pop(number, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def unlink(path):
+    """Remove the FIFO, if it is there still."""
+    try:
+        os.unlink(path)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+
+
+def _pipe_signal_ignored():
+    try:
+        return signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN
+    except ValueError:
+        return False
+
+
+def _poll_with_python(descriptor, seconds):
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    try:
+        return bool(poller.poll(min(seconds, SLICE) * 1000))
+    except select.error as error:
+        # Python 2.7, which does not go on by itself.
+        if error.args[0] != errno.EINTR:
+            raise
+        return None
+
+
+def _poll(descriptor, seconds):
+    """Wait for input: True, False after ``seconds``, None after a signal."""
+    global _poll
+    _poll = _find_poll()
+    return _poll(descriptor, seconds)
+
+
+def _find_poll():
+    """The C library's poll if it can be had: done at the first wait, ctypes takes a while."""
+    try:
+        import ctypes
+
+        call = ctypes.CDLL(None, use_errno=True).poll
+    except (ImportError, OSError, AttributeError):
+        return _poll_with_python
+
+    class PollDescriptor(ctypes.Structure):
+        _fields_ = (
+            ("fd", ctypes.c_int),
+            ("events", ctypes.c_short),
+            ("revents", ctypes.c_short),
+        )
+
+    call.argtypes = (ctypes.POINTER(PollDescriptor), ctypes.c_ulong, ctypes.c_int)
+
+    def poll(descriptor, seconds):
+        asked = PollDescriptor(descriptor, select.POLLIN, 0)
+        ready = call(ctypes.byref(asked), 1, int(seconds * 1000) + 1 if seconds > 0 else 0)
+        if ready >= 0:
+            return ready > 0
+        if ctypes.get_errno() == errno.EINTR:
+            return None
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    return poll

@@ -1,0 +1,279 @@
+"""The lock of a segment: a semaphore queues, the kernel says who is alive.
+
+Knows a semaphore, an open file description for each thread, and two words of the segment.
+Does not know what the segment holds; tells its user when that has to be rebuilt.
+
+How it works. ``acquire`` takes the semaphore's token and then the ``flock`` of the segment.
+Uncontended, the flock is free: whoever has the token is alone. It is there for the day on
+which a holder dies, because the kernel drops it then, however the holder died, in whatever
+pid namespace. Whoever waits for the token in vain for ``FIRST_WAIT`` tries the flock, which
+is always safe. Got it: the holder is dead and its token died with it, so go on as the
+holder. Not got: the holder is alive, perhaps stopped: keep trying, up to ``lock_timeout``.
+
+Invariants:
+
+1. Only the holder of the flock is inside. Exclusion never rests on the semaphore's count.
+2. A token is posted only by the holder of the flock, and only where the count is 0; so the
+   count never goes above 1, whatever was lost or done twice before. (Where the system
+   cannot tell the count, only a token that was taken is posted.)
+3. The busy word is the holder's pid while it is inside. Whoever gets in and finds it set
+   knows that the last holder died or was interrupted there: ``acquire`` returns True, and
+   the caller rebuilds what is derived before it goes on.
+4. Each thread has an open file description of its own, so a thread's unlock can never
+   release what another thread holds, and ``abandon`` may be called at any time, any number
+   of times. A forked child closes the inherited ones (never unlocks them) and makes its own.
+
+Use: every bytecode between the call of ``acquire`` and the return of ``release`` lies in one
+``try`` whose ``except BaseException`` calls ``abandon`` and raises on. So an exception that
+a signal handler raises at any point leaves the lock free, and the busy word set if it was
+inside::
+
+    try:
+        if lock.acquire():
+            rebuild()
+        ...
+        lock.release()
+    except BaseException:
+        lock.abandon()
+        raise
+
+The function that does this holds the lock in a local variable named ``lock``: that is how a
+call out of a signal handler, into a lock that the interrupted frame holds, is told from a
+hold that an earlier interruption left behind.
+"""
+import errno
+import fcntl
+import os
+import sys
+import threading
+import time
+
+import posix_ipc
+
+from asgi_ipc._shm import clock, forks
+from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
+
+FIRST_WAIT = 0.02
+"""Seconds to wait for a token before asking the kernel whether the holder lives."""
+
+FIRST_NAP, LONGEST_NAP = 0.00005, 0.02
+"""Seconds between tries of a flock that somebody holds who has no token."""
+
+COUNT_SUPPORTED = posix_ipc.SEMAPHORE_VALUE_SUPPORTED
+TIMEOUT_SUPPORTED = posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED
+
+CLOSED = "this channel layer was closed; make a new one"
+
+_TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
+_UNLOCK = fcntl.LOCK_UN
+_flock = fcntl.flock
+
+
+class _Holder(object):
+    """One thread's own view of the lock: its descriptor, and whether it is inside."""
+
+    __slots__ = ("descriptor", "descriptors", "inside", "token")
+
+    def __init__(self, descriptor, descriptors):
+        self.descriptor = descriptor
+        self.descriptors = descriptors
+        self.inside = False
+        self.token = False
+        descriptors.add(descriptor)
+
+    def __del__(self):
+        # The thread ended (or the lock was dropped). Whoever empties the set closes, once.
+        try:
+            self.descriptors.remove(self.descriptor)
+        except KeyError:
+            return
+        os.close(self.descriptor)
+
+
+class _Holders(threading.local):
+    """Makes a thread's holder when the thread first comes by."""
+
+    def __init__(self, open_description, descriptors):
+        self.mine = _Holder(open_description(), descriptors)
+
+
+class SegmentLock(object):
+    """Mutual exclusion between all threads of all processes that attached a segment.
+
+    :param semaphore: the ``posix_ipc.Semaphore`` that queues.
+    :param open_description: returns a new descriptor, with an open file description of its
+        own, of the file whose flock counts.
+    :param lock_timeout: seconds after which ``acquire`` gives up on a live holder.
+
+    Cost: acquire and release 1.3 us together when nobody else wants it.
+    Source: the scheme is ours; see docs/design.rst for the trial it rests on.
+    """
+
+    def __init__(self, semaphore, open_description, lock_timeout, name):
+        self.name = name
+        self.lock_timeout = lock_timeout
+        self.recoveries = 0
+        self._words = None
+        self._busy = 0
+        self._closed = False
+        self._semaphore = semaphore
+        self._open_description = open_description
+        self._descriptors = set()
+        self._holders = _Holders(open_description, self._descriptors)
+
+    def guard(self, words, busy):
+        """From now on keep the holder's pid in ``words[busy]`` while it is inside."""
+        self._busy = busy
+        self._words = words
+
+    def acquire(self):
+        """Get in; True if the last holder did not leave properly (rebuild what is derived).
+
+        :raises LockTimeout: another process held it for ``lock_timeout`` seconds.
+        :raises ReentrantCall: this very thread is inside, further up its stack.
+        :raises LayerClosed: after ``close``.
+        """
+        if forks.NEEDS_CHECK:
+            forks.check()
+        holder = self._holders.mine
+        if self._closed:
+            raise LayerClosed(CLOSED)
+        if holder.inside:
+            self._recover_own(holder)
+        try:
+            self._semaphore.acquire(0)
+            holder.token = True
+            _flock(holder.descriptor, _TRY)
+        except (posix_ipc.BusyError, posix_ipc.SignalError, IOError):
+            self._wait(holder)
+        holder.inside = True
+        words = self._words
+        if words is None:
+            if self._closed:
+                raise LayerClosed(CLOSED)
+            return False
+        if words[self._busy]:
+            self.recoveries += 1
+            words[self._busy] = forks.pid()
+            return True
+        words[self._busy] = forks.pid()
+        return False
+
+    def release(self):
+        """Get out, properly: the busy word is cleared first, the flock given up last."""
+        holder = self._holders.mine
+        if self._words is not None:
+            self._words[self._busy] = 0
+        self._post(holder)
+        _flock(holder.descriptor, _UNLOCK)
+        holder.inside = False
+
+    def abandon(self):
+        """Give up whatever this thread has of the lock, after an exception at any point.
+
+        The busy word stays as it is: if it was set, the next holder rebuilds.
+        """
+        holder = self._holders.mine
+        if self._try_flock(holder.descriptor):
+            # The token may or may not have been ours. Invariant 2 makes posting safe.
+            self._post(holder)
+            _flock(holder.descriptor, _UNLOCK)
+        holder.inside = False
+
+    def close(self):
+        """Let nobody of this process in any more. The caller is inside, and abandons.
+
+        Descriptors go when their threads or this object do: another thread may be waiting
+        with one in its hand. So may one on the semaphore, which is closed only if no other
+        thread has ever come by.
+        """
+        self._closed = True
+        self._words = None
+        self._open_description = None
+        self.abandon()
+        if len(self._descriptors) <= 1:
+            self._semaphore.close()
+
+    def forked(self):
+        """In a child: the parent's descriptors are not ours, nor are its threads."""
+        self._close_descriptors()
+        self._descriptors = set()
+        if not self._closed:
+            self._holders = _Holders(self._open_description, self._descriptors)
+
+    def _close_descriptors(self):
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def _post(self, holder):
+        if COUNT_SUPPORTED:
+            if self._semaphore.value == 0:
+                self._semaphore.release()
+        elif holder.token:
+            self._semaphore.release()
+        holder.token = False
+
+    def _try_flock(self, descriptor):
+        try:
+            _flock(descriptor, _TRY)
+        except (IOError, OSError) as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR):
+                raise
+            return False
+        return True
+
+    def _take_token(self, seconds):
+        """Wait up to ``seconds`` for a token; True if one was got."""
+        if not TIMEOUT_SUPPORTED:
+            time.sleep(min(seconds, 0.001))
+            seconds = 0
+        try:
+            self._semaphore.acquire(seconds)
+        except posix_ipc.BusyError:
+            return False
+        except posix_ipc.SignalError:
+            # The handlers have run, and none of them raised.
+            return False
+        return True
+
+    def _wait(self, holder):
+        """The slow way in: somebody is inside, or died there, or tokens were lost."""
+        nap = FIRST_NAP
+        deadline = clock.now() + int(self.lock_timeout * clock.SECOND)
+        while True:
+            if holder.token:
+                # Our turn, but one who came in without a token is still inside.
+                time.sleep(nap)
+                nap = min(2 * nap, LONGEST_NAP)
+            else:
+                holder.token = self._take_token(FIRST_WAIT)
+            if self._try_flock(holder.descriptor):
+                return
+            if clock.now() >= deadline:
+                self._give_up(holder)
+
+    def _give_up(self, holder):
+        # A token that we have goes with us: the live holder will post one (invariant 2).
+        holder.token = False
+        pid = self._words[self._busy] if self._words is not None else 0
+        raise LockTimeout(
+            "{0} has been locked for more than {1} s by {2}. If that process is stopped, "
+            "continue it (kill -CONT) or end it; the lock is free the moment it is gone.".format(
+                self.name,
+                self.lock_timeout,
+                "process {0}".format(pid) if pid else "a process that has not left its pid yet",
+            )
+        )
+
+    def _recover_own(self, holder):
+        """This thread counts as inside already: re-entered, or left there by an exception."""
+        frame = sys._getframe(2).f_back
+        while frame is not None:
+            if frame.f_locals.get("lock") is self:
+                raise ReentrantCall(
+                    "a signal handler or a finalizer called the channel layer while its "
+                    "thread was inside it; set a flag there, and send from the main flow"
+                )
+            frame = frame.f_back
+        self.abandon()
+

@@ -1,0 +1,335 @@
+"""The synchronous channel layer: every call of the ASGI 1.x contract.
+
+For Channels 1 settings, Daphne 1.x, scripts and cron jobs. Knows the contract, names and
+msgpack; what is in shared memory is the stores' affair. A process that uses this face talks
+to one that uses the asynchronous face under the same prefix.
+"""
+import binascii
+import os
+import warnings
+
+from asgi_ipc import errors, names, reactor
+from asgi_ipc._shm import clock, segment
+from asgi_ipc.codec import pack, unpack
+from asgi_ipc.drops import Drops
+from asgi_ipc.groups import segment_name as group_segment_name
+from asgi_ipc.messages import segment_name as message_segment_name
+from asgi_ipc.options import MEBIBYTE, Options
+from asgi_ipc.stores import Stores
+
+ROUTES_KEPT = 20000
+
+
+def unlink(prefix):
+    """Remove the shared memory of a prefix, and all that is in it.
+
+    Processes that use it notice within a second, warn, and go on with new segments.
+
+    :returns: True if there was any.
+    """
+    found = [segment.unlink(name(prefix)) for name in (message_segment_name, group_segment_name)]
+    return any(found)
+
+
+class _Routes(dict):
+    """Channel name -> (queue, local part, capacity), each name checked once.
+
+    Bounded. The lookup of a known name costs 40 ns, a check of a new one some us.
+    """
+
+    def __init__(self, capacity_of):
+        dict.__init__(self)
+        self._capacity_of = capacity_of
+
+    def __missing__(self, channel):
+        names.channel_name(channel)
+        if len(self) >= ROUTES_KEPT:
+            self.clear()
+        route = self[channel] = names.split_local(channel) + (self._capacity_of(channel),)
+        return route
+
+
+class IPCChannelLayer(object):
+    """Channel layer over POSIX shared memory, for all processes of one machine.
+
+    Attaches when made; making one where the segments exist costs 100 us. It may be used by
+    any number of threads, and by children that a process forks. Every call takes effect
+    wholly or not at all, also if the process is killed in it.
+
+    :param prefix: layers of one prefix share channels and groups.
+    :param expiry: seconds after which an unread message is dropped.
+    :param group_expiry: seconds after which a membership ends that is not renewed.
+    :param capacity: messages that a channel holds; further ones raise ``ChannelFull``.
+    :param channel_capacity: dict of name pattern to capacity; a pattern is a glob or a
+        compiled regular expression, the first that matches counts.
+    :param message_memory: bytes of shared memory for messages.
+    :param group_memory: bytes of shared memory for groups.
+    :param mode: permission bits of all that is made; 0o600 admits one user.
+    :param max_message_size: bytes of a packed message; default a quarter of message_memory.
+    :param block_timeout: seconds that ``receive(block=True)`` waits at most.
+    :param lock_timeout: seconds to wait for a live process that holds the lock.
+    :raises ValueError: a wrong option; says what is allowed.
+    :raises SegmentError: the shared memory is not ours, or there is none left.
+
+    Source: ASGI 1.0 draft specification, "Channel layers"; option names and order as the
+    asgi_ipc 1.x releases have them.
+    """
+
+    ChannelFull = errors.ChannelFull
+    MessageTooLarge = errors.MessageTooLarge
+
+    def __init__(
+        self,
+        prefix="asgi",
+        expiry=60,
+        group_expiry=86400,
+        capacity=100,
+        channel_capacity=None,
+        message_memory=100 * MEBIBYTE,
+        group_memory=20 * MEBIBYTE,
+        mode=0o600,
+        max_message_size=None,
+        block_timeout=5,
+        lock_timeout=10,
+    ):
+        self._options = options = Options(
+            prefix,
+            expiry,
+            group_expiry,
+            capacity,
+            channel_capacity,
+            message_memory,
+            group_memory,
+            mode,
+            max_message_size,
+            block_timeout,
+            lock_timeout,
+        )
+        self.prefix = options.prefix
+        self.expiry = expiry
+        self.group_expiry = group_expiry
+        self.capacity = capacity
+        self.channel_capacity = options.patterns
+        self.max_message_size = options.max_message_size
+        self.block_timeout = block_timeout
+        self.lock_timeout = lock_timeout
+        self.extensions = ["groups", "flush", "statistics"]
+        if reactor.available():
+            self.extensions.append("twisted")
+        self._drops = Drops()
+        self._turn = 0
+        self.breath = 0
+        self._stores = Stores(options)
+        self._routes = _Routes(self._stores.capacity_of)
+        self._readable = {}
+
+    # -- channels --------------------------------------------------------------------
+
+    def send(self, channel, message):
+        """Send a dict to a channel.
+
+        Cost: constant. A crash inside leaves it sent or not sent.
+
+        :raises ChannelFull: at capacity, or no memory; the message was not sent.
+        :raises MessageTooLarge: above ``max_message_size``.
+        :raises TypeError: a wrong name, or a value that msgpack cannot carry.
+        """
+        queue, local, capacity = self._route(channel)
+        payload = pack(message)
+        if len(payload) > self.max_message_size:
+            raise errors.MessageTooLarge(self._too_large(channel, payload))
+        messages = self._stores.messages
+        messages.send(queue, local, payload, self._options.lifetime, capacity)
+        if messages.lapsed or messages.due:
+            self._stores.tidy()
+
+    def receive(self, channels, block=False):
+        """Take the oldest message of one of the channels, each of them getting its turn.
+
+        Cost: constant for each channel. A crash inside leaves the message taken or not taken.
+
+        :param channels: list of names; process-specific ones end at their ``!``.
+        :param block: wait for a message, up to ``block_timeout`` seconds. A signal whose
+            handler returns ends the wait, one whose handler raises goes through.
+        :returns: (channel, message), or (None, None).
+        :raises TypeError: a wrong name.
+        """
+        queues = self._queues(channels)
+        messages = self._stores.messages
+        found = messages.receive(queues)
+        if found is None and block:
+            found = messages.receive_blocking(queues, self.block_timeout)
+        if messages.lapsed or messages.due:
+            self._stores.tidy()
+        if found is None:
+            return None, None
+        return found[0] + found[1], unpack(found[2])
+
+    def receive_many(self, channels, block=False):
+        """Deprecated name of ``receive``."""
+        warnings.warn(
+            "receive_many is deprecated; use receive", DeprecationWarning, stacklevel=2
+        )
+        return self.receive(channels, block)
+
+    def receive_twisted(self, channels):
+        """Return a Deferred of (channel, message), woken through the reactor.
+
+        The extension "twisted". It waits without a thread and without polling; cancel it to
+        stop waiting. Cost and errors as ``receive``. It fires with (None, None) after
+        ``block_timeout`` seconds, never at once.
+        """
+        return reactor.receive(self, self._stores, self._queues(channels))
+
+    def new_channel(self, pattern=None):
+        """Return a new name for a single-reader channel: ``pattern`` and random characters.
+
+        :param pattern: text that ends in ``?``.
+        :raises TypeError: any other pattern.
+        """
+        if pattern is None:
+            raise TypeError(
+                "new_channel() needs a pattern here, such as 'reply?': this is the synchronous "
+                "layer of ASGI 1. Channels 2 and later want asgi_ipc.aio.IPCChannelLayer as "
+                "the BACKEND in CHANNEL_LAYERS."
+            )
+        is_text = isinstance(pattern, type(u""))
+        name = pattern + binascii.hexlify(os.urandom(8)).decode("ascii") if is_text else None
+        if name is None or not pattern.endswith(u"?"):
+            raise TypeError("new_channel needs a name that ends in '?', not {0!r}".format(pattern))
+        return names.channel_name(name)
+
+    # -- groups ----------------------------------------------------------------------
+
+    def group_add(self, group, channel):
+        """Make a channel a member of a group, or renew its membership. Cost: constant.
+
+        :raises GroupsFull: ``group_memory`` is used up.
+        :raises TypeError: a wrong name.
+        """
+        names.group_name(group)
+        self._route(channel)
+        self._stores.groups.add(group, channel, clock.now() + self._options.group_lifetime)
+
+    def group_discard(self, group, channel):
+        """End a membership, if there is one. Cost: constant."""
+        names.group_name(group)
+        self._route(channel)
+        self._stores.groups.discard(group, channel)
+
+    def group_channels(self, group):
+        """Return the names of a group's members. Cost: the members."""
+        return self._stores.groups.members(names.group_name(group))
+
+    def send_group(self, group, message):
+        """Send a dict to every member of a group.
+
+        What a full channel drops is counted and logged, never raised. Cost: the receiving
+        processes while the membership stays, else the members. A crash inside leaves it
+        sent to all or to none.
+
+        :raises MessageTooLarge: above ``max_message_size``.
+        :raises TypeError: a wrong name, or a value that msgpack cannot carry.
+        """
+        names.group_name(group)
+        payload = pack(message)
+        if len(payload) > self.max_message_size:
+            raise errors.MessageTooLarge(self._too_large(group, payload))
+        full = self._stores.send_group(group, payload)
+        if full:
+            self._drops.add(group, full)
+        messages = self._stores.messages
+        if messages.lapsed or messages.due:
+            self._stores.tidy()
+
+    # -- the whole -------------------------------------------------------------------
+
+    def flush(self):
+        """Drop all messages and all groups of the prefix."""
+        self._stores.messages.flush()
+        self._stores.groups.flush()
+
+    def global_statistics(self):
+        """Return figures of all channels; the extension "statistics".
+
+        ``messages_count`` (sent since the segment began), ``messages_pending``,
+        ``messages_max_age`` (seconds), ``channel_full_count``, and
+        ``messages_count_per_second``, ``channel_full_count_per_second`` over the last seconds.
+        """
+        return self._stores.messages.global_statistics()
+
+    def channel_statistics(self, channel):
+        """Return the same figures of one channel (of its process, for a ``!`` channel)."""
+        return self._stores.messages.channel_statistics(self._route(channel)[0])
+
+    def check(self):
+        """Verify both segments; return what is wrong, as sentences. For tests."""
+        return self._stores.messages.check() + self._stores.groups.check()
+
+    def close(self):
+        """Detach. Messages and groups stay for others; ``asgi_ipc.core.unlink`` removes them."""
+        self._stores.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __repr__(self):
+        return "<{0} prefix={1!r}>".format(type(self).__name__, self.prefix)
+
+    # -- helpers that callers of ASGI 1.x layers use ---------------------------------
+
+    def get_capacity(self, channel):
+        """The capacity of a channel, in messages."""
+        return self._stores.capacity_of(channel)
+
+    def compile_capacities(self, channel_capacity):
+        """Return a list of (compiled pattern, capacity)."""
+        return names.compile_capacities(channel_capacity)
+
+    def valid_channel_name(self, name, receive=False):
+        """True, or TypeError."""
+        return bool(names.channel_name(name, receive))
+
+    def valid_group_name(self, name):
+        """True, or TypeError."""
+        return bool(names.group_name(name))
+
+    def non_local_name(self, name):
+        """The part up to and including ``!``, or the whole."""
+        return names.non_local_name(name)
+
+    # -- inside ----------------------------------------------------------------------
+
+    def _route(self, channel):
+        try:
+            return self._routes[channel]
+        except TypeError:
+            # A wrong name, or one that cannot be looked up at all (a list).
+            names.channel_name(channel)
+            raise
+
+    def _queues(self, channels):
+        """Check the names to receive from; return them, beginning with another each time."""
+        queues = names.channel_names(channels)
+        known = self._readable
+        for name in queues:
+            if name not in known:
+                names.channel_name(name, receive=True)
+                if len(known) >= ROUTES_KEPT:
+                    known.clear()
+                known[name] = True
+        if len(queues) == 1:
+            return queues
+        self._turn = turn = (self._turn + 1) % len(queues)
+        return queues[turn:] + queues[:turn]
+
+    def _too_large(self, name, payload):
+        return (
+            "the message to {0} packs to {1} bytes, above max_message_size={2}; raise that (and "
+            "message_memory), or send a reference to the data".format(
+                name, len(payload), self.max_message_size
+            )
+        )

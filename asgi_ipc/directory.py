@@ -1,0 +1,228 @@
+"""The directory of channels: from a name to its entry, in constant time.
+
+Knows names, hashes and entries; does not know records, nor what waits at an entry (only
+that an entry with either must stay). The caller holds the lock.
+
+Nothing tells that a channel is finished with, so an entry is kept while it is in use and for
+a while after, and then recycled: each time a new name is entered, a hand moves on over two
+entries and frees those that have had nothing for ``IDLE``. Names that come and go, as those
+of single-reader channels do, therefore keep about as many entries as there are names in a
+minute. When no free entry is left the hand goes further and takes any that is empty.
+
+Invariants:
+
+1. An entry's name and hash are in place before its STATE is set, and do not change until
+   it is freed. Only an entry with neither messages nor waiters is freed.
+2. (entry, GEN) names the same channel for ever: that is what ``hints`` remember.
+"""
+from asgi_ipc._shm.clock import SECOND
+from asgi_ipc.layout import (
+    BUCKETS,
+    C_START,
+    COUNT,
+    ENTRY_WORDS,
+    FIRST,
+    GEN,
+    HAND,
+    HASH,
+    LAST,
+    LINK,
+    M32,
+    MASK,
+    NAME,
+    NAME_LENGTH,
+    RATES,
+    STATE,
+    WAIT_FIRST,
+    WAIT_LAST,
+    Damage,
+)
+
+IDLE = 60 * SECOND
+"""Nanoseconds without a send after which an empty entry may be recycled."""
+
+HINTS_KEPT = 20000
+STRIDE, LONG_STRIDE = 2, 1024
+"""Entries that the hand passes for a new name, and when none is free."""
+
+
+class Directory(object):
+    """View of the buckets and entries of a message segment.
+
+    ``hints`` maps a name to (entry, GEN, seed) for those who look before they call:
+    valid while ``words[entry + GEN]`` is the same. ``seed`` begins the records' check.
+    """
+
+    def __init__(self, segment, slots):
+        self._segment = segment
+        self._words = segment.words
+        self._map = segment.map
+        self.slots = slots
+        self.hints = {}
+
+    def find(self, name):
+        """Return the hint of a name, or None if the channel has no entry."""
+        hint = self.hints.get(name)
+        if hint is not None and self._words[hint[0] + GEN] == hint[1]:
+            return hint
+        encoded = name.encode("ascii")
+        number = self._segment.hash(encoded)
+        entry = self._search(encoded, number)
+        return self._remember(name, entry, number) if entry else None
+
+    def obtain(self, name, now):
+        """Return the hint of a name, making an entry if it has none; None if all are in use."""
+        hint = self.find(name)
+        if hint is not None:
+            return hint
+        self._recycle(now - IDLE, STRIDE)
+        entry = self.slots.take()
+        if not entry:
+            # All in use, or no memory: any that is empty will do.
+            if not self._recycle(now, LONG_STRIDE):
+                return None
+            entry = self.slots.take()
+        encoded = name.encode("ascii")
+        number = self._segment.hash(encoded)
+        self._enter(entry, encoded, number)
+        # The age that protects it from the hand until its first send.
+        self._words[entry + RATES + C_START] = now
+        return self._remember(name, entry, number)
+
+    def name_of(self, entry):
+        """The name of an entry, as text."""
+        return self._encoded_name(entry).decode("ascii")
+
+    def number_of(self, entry):
+        """The number of an entry, as records have it."""
+        return (entry - self.slots.start) // ENTRY_WORDS
+
+    def entry_of(self, number):
+        """The entry with a number, or 0 if there is none in use."""
+        entry = self.slots.start + number * ENTRY_WORDS
+        if number >= self.slots.high or not self._words[entry + STATE]:
+            return 0
+        return entry
+
+    def all(self):
+        """Return the entries in use."""
+        words = self._words
+        return [entry for entry in self.slots.all() if words[entry + STATE]]
+
+    def rebuild(self):
+        """Derive buckets and free entries from the names; all queues are empty afterwards.
+
+        An entry whose name does not match its hash is dropped. Cost: all entries ever used.
+        """
+        words = self._words
+        first, buckets = words[BUCKETS], words[MASK] + 1
+        self._map[first * 8 : (first + buckets) * 8] = b"\0" * (buckets * 8)
+        self.hints.clear()
+        known = set()
+        for entry in self.slots.rebuild():
+            for word in (FIRST, LAST, COUNT, WAIT_FIRST, WAIT_LAST):
+                words[entry + word] = 0
+            encoded = self._encoded_name(entry)
+            number = self._segment.hash(encoded)
+            if encoded in known or words[entry + HASH] != number:
+                self.slots.give(entry)
+                continue
+            known.add(encoded)
+            self._chain(entry, number)
+
+    def faults(self):
+        """Return what is wrong with buckets and entries, as sentences."""
+        words = self._words
+        found = self.slots.faults("entries")
+        chained = set()
+        for bucket in range(words[BUCKETS], words[BUCKETS] + words[MASK] + 1):
+            entry = words[bucket]
+            while entry:
+                if entry in chained or not self.slots.contains(entry) or not words[entry + STATE]:
+                    found.append("bucket {0}: the chain is broken at {1}".format(bucket, entry))
+                    break
+                chained.add(entry)
+                number = self._segment.hash(self._encoded_name(entry))
+                if number != words[entry + HASH] or bucket != self._bucket(number):
+                    found.append("entry {0}: in the wrong bucket".format(entry))
+                entry = words[entry + LINK]
+        for entry in set(self.all()) - chained:
+            found.append("entry {0} ({1}): in no bucket".format(entry, self.name_of(entry)))
+        return found
+
+    def _bucket(self, number):
+        return self._words[BUCKETS] + (number & self._words[MASK])
+
+    def _encoded_name(self, entry):
+        begin = (entry + NAME) * 8
+        length = min(self._words[entry + NAME_LENGTH], (ENTRY_WORDS - NAME) * 8)
+        return self._map[begin : begin + length]
+
+    def _search(self, encoded, number):
+        words = self._words
+        entry = words[self._bucket(number)]
+        steps = self.slots.high
+        while entry:
+            if words[entry + HASH] == number and self._encoded_name(entry) == encoded:
+                return entry
+            entry = words[entry + LINK]
+            steps -= 1
+            if steps < 0:
+                raise Damage("a bucket's chain has no end")
+        return 0
+
+    def _remember(self, name, entry, number):
+        if len(self.hints) >= HINTS_KEPT:
+            self.hints.clear()
+        hint = (entry, self._words[entry + GEN], number & M32)
+        self.hints[name] = hint
+        return hint
+
+    def _enter(self, entry, encoded, number):
+        words = self._words
+        for word in range(FIRST, NAME):
+            words[entry + word] = 0
+        begin = (entry + NAME) * 8
+        self._map[begin : begin + len(encoded)] = encoded
+        words[entry + NAME_LENGTH] = len(encoded)
+        words[entry + HASH] = number
+        words[entry + STATE] = 1
+        self._chain(entry, number)
+
+    def _chain(self, entry, number):
+        bucket = self._bucket(number)
+        self._words[entry + LINK] = self._words[bucket]
+        self._words[bucket] = entry
+
+    def _unchain(self, entry):
+        words = self._words
+        before, behind = self._bucket(words[entry + HASH]), 0
+        steps = self.slots.high
+        while words[before + behind] != entry:
+            before, behind = words[before + behind], LINK
+            steps -= 1
+            if not before or steps < 0:
+                raise Damage("an entry is not in its bucket")
+        words[before + behind] = words[entry + LINK]
+
+    def _recycle(self, before, stride):
+        """Move the hand on, and free what is empty with no send since ``before``."""
+        words, slots = self._words, self.slots
+        high = slots.high
+        freed = 0
+        for _ in range(min(stride, high)):
+            number = words[HAND] % high
+            words[HAND] = number + 1
+            entry = slots.start + number * ENTRY_WORDS
+            if (
+                words[entry + STATE]
+                and not words[entry + COUNT]
+                and not words[entry + WAIT_FIRST]
+                and words[entry + RATES + C_START] < before
+            ):
+                self._unchain(entry)
+                slots.give(entry)
+                freed += 1
+                if stride > STRIDE:
+                    break
+        return freed

@@ -1,0 +1,50 @@
+"""Every exception that asgi_ipc raises of its own, one small tree.
+
+Knows nothing of segments, locks or channels: the raiser composes the message, and each
+message says what is wrong, with the figures, and the option or command that mends it.
+Wrong names and wrong messages are not here: the ASGI contract makes those ``TypeError``,
+and wrong options are ``ValueError``.
+"""
+
+
+class IPCError(Exception):
+    """Root of the tree: catch it to catch all that asgi_ipc itself reports."""
+
+
+class ChannelFull(IPCError):
+    """The message was not stored: the channel is at capacity, or memory is used up.
+
+    Nothing is lost but the message that was refused. Remedy: read the channel faster, send
+    again later, or raise ``capacity`` / ``channel_capacity`` / ``message_memory``; the text
+    says which of them was reached.
+    """
+
+
+class MessageTooLarge(IPCError):
+    """The packed message is above ``max_message_size`` (bytes); nothing was stored."""
+
+
+class GroupsFull(IPCError):
+    """No room for one more membership; raise ``group_memory`` or discard members."""
+
+
+class LockTimeout(IPCError):
+    """Another process held the lock for ``lock_timeout`` seconds and is alive.
+
+    The text names its pid. Nothing of the refused operation was done.
+    """
+
+
+class ReentrantCall(IPCError):
+    """A signal handler or finalizer called the layer while its thread was inside it."""
+
+
+class LayerClosed(IPCError):
+    """The layer was closed; make a new one."""
+
+
+class SegmentError(IPCError):
+    """The shared-memory segment cannot be used; the text says why and what to do.
+
+    Foreign contents, another layout version, another owner, no space left for it.
+    """

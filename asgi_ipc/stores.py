@@ -1,0 +1,140 @@
+"""Both stores of a prefix, as one layer uses them: opened, planned with, opened anew.
+
+Shared by both faces. Knows that a group send is a plan over message queues, that a message
+which expired unread ends memberships, and that a segment may be removed under us. Does not
+know msgpack, nor how either face waits.
+"""
+import threading
+import warnings
+
+from asgi_ipc import names
+from asgi_ipc._shm import clock
+from asgi_ipc.groups import GroupStore
+from asgi_ipc.messages import MessageStore
+
+PLANS_KEPT = 1000
+"""Groups whose members one process remembers."""
+
+
+class Plan(object):
+    """Where a group's messages go, good as long as ``snapshot`` is current."""
+
+    __slots__ = ("snapshot", "targets")
+
+    def __init__(self, snapshot, targets):
+        self.snapshot = snapshot
+        self.targets = targets
+
+
+class Stores(object):
+    """The message store and the group store of one prefix.
+
+    :param options: an ``options.Options``.
+    """
+
+    def __init__(self, options):
+        self._options = options
+        self._renewing = threading.Lock()
+        self._closed = False
+        self._open()
+
+    def _open(self):
+        options = self._options
+        messages = MessageStore(
+            options.prefix, options.message_memory, options.mode, options.lock_timeout
+        )
+        try:
+            self.groups = GroupStore(
+                options.prefix, options.group_memory, options.mode, options.lock_timeout
+            )
+        except BaseException:
+            messages.close()
+            raise
+        self.messages = messages
+        self._plans = {}
+
+    def send_group(self, group, payload):
+        """Send to all members; return the queues that were full.
+
+        Cost: the members when the membership has changed since the last call, else the
+        receiving processes.
+        """
+        plan = self._plans.get(group)
+        if (
+            plan is None
+            or plan.snapshot.until <= clock.now()
+            or not self.groups.current(plan.snapshot)
+        ):
+            plan = self._plan(group)
+            if plan is None:
+                return []
+        full = self.messages.send_each(plan.targets, payload, self._options.lifetime)
+        return [queue for queue, _ in full]
+
+    def _plan(self, group):
+        snapshot = self.groups.snapshot(group)
+        if snapshot is None:
+            self._plans.pop(group, None)
+            return None
+        locals_of, capacities, order = {}, {}, []
+        for name in snapshot.names:
+            queue, local = names.split_local(name)
+            if queue not in locals_of:
+                locals_of[queue] = []
+                capacities[queue] = self.capacity_of(name)
+                order.append(queue)
+            locals_of[queue].append(local)
+        targets = [
+            (queue, "\n".join(locals_of[queue]).encode("ascii"), capacities[queue])
+            for queue in order
+        ]
+        if len(self._plans) >= PLANS_KEPT:
+            self._plans.clear()
+        plan = self._plans[group] = Plan(snapshot, targets)
+        return plan
+
+    def capacity_of(self, channel):
+        """The capacity that the options give a channel, in messages."""
+        return names.get_capacity(self._options.patterns, self._options.capacity, channel)
+
+    def tidy(self):
+        """What an operation left to do: memberships to end, a look at the segments.
+
+        Called when ``messages.lapsed`` or ``messages.due`` says so.
+        """
+        messages = self.messages
+        lapsed = set()
+        while messages.lapsed:
+            try:
+                lapsed.add(messages.lapsed.popleft())
+            except IndexError:
+                break
+        if lapsed:
+            self.groups.leave_all(sorted(lapsed))
+        if messages.due:
+            messages.due = False
+            self._renew()
+
+    def _renew(self):
+        """Attach anew if a segment was removed under us."""
+        if not (self.messages.replaced() or self.groups.replaced()):
+            return
+        with self._renewing:
+            if self._closed or not (self.messages.replaced() or self.groups.replaced()):
+                return
+            warnings.warn(
+                "the shared memory of prefix {0!r} was removed while in use; attaching to a new "
+                "one, what was in the old one is lost".format(self._options.prefix),
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            messages, groups = self.messages, self.groups
+            self._open()
+            messages.close()
+            groups.close()
+
+    def close(self):
+        """Detach from both."""
+        self._closed = True
+        self.messages.close()
+        self.groups.close()
