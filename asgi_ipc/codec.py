@@ -42,7 +42,7 @@ interpreter's recursion limit says, less what its caller has used.
 RESERVED_KEY = "__asgi_channel__"
 """Refused as a key of the message: older layers keep the name of a ``!`` channel there."""
 
-_KEPT_SIZE = 1 << 20  # bytes; a Packer keeps the memory of the largest message it has packed
+_KEPT_SIZE = 1 << 18  # bytes; no Packer's first buffer is smaller, and one that grew stays large
 _SCANNED_SIZE = 1 << 16  # bytes; see _too_deep
 _CONTAINERS = frozenset((dict, list))
 _WHOLE = slice(None)
@@ -58,8 +58,6 @@ _SURROGATE = re.compile(b"\xed[\xa0-\xbf]")
 
 # Packed messages above this size are looked at once more. On Python 2 all, for surrogates.
 _UNSUSPICIOUS_SIZE = -1 if six.PY2 else MAX_DEPTH
-
-_Timestamp = getattr(msgpack, "Timestamp", msgpack.ExtType)  # msgpack 1.0 and later
 
 # Packers that nobody uses at present, each with the list its converter marks.
 _shelf = []

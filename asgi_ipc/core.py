@@ -12,10 +12,8 @@ from asgi_ipc import errors, names, reactor
 from asgi_ipc._shm import clock, segment
 from asgi_ipc.codec import pack, unpack
 from asgi_ipc.drops import Drops
-from asgi_ipc.groups import segment_name as group_segment_name
-from asgi_ipc.messages import segment_name as message_segment_name
 from asgi_ipc.options import MEBIBYTE, Options
-from asgi_ipc.stores import Stores
+from asgi_ipc.stores import Stores, segment_names
 
 ROUTES_KEPT = 20000
 
@@ -27,8 +25,7 @@ def unlink(prefix):
 
     :returns: True if there was any.
     """
-    found = [segment.unlink(name(prefix)) for name in (message_segment_name, group_segment_name)]
-    return any(found)
+    return any([segment.unlink(name) for name in segment_names(prefix)])
 
 
 class _Routes(dict):

@@ -50,17 +50,17 @@ Invariants:
 3. A group exists if and only if a membership names it. ``rebuild`` frees other group cells.
 4. Sequence numbers rise with each new membership: they are the order of joining.
 
-Worked example, little-endian: the membership of channel ``web.a!b`` (hash 0x1122334455667788)
-in the group whose cell is at word 656, the first one ever, expiring at 5,000,000,000 ns, alone
-in its group, in the only cell behind that group's, of a segment of 64 KiB::
+Worked example, little-endian: the first membership of a new segment of 64 KiB, in the first
+cell (word 640). Channel ``web.a!b`` (hash 0x1122334455667788) is alone in group ``chat``, whose
+cell is the one behind it (word 664 = 0x298), and expires at 5,000,000,000 ns::
 
-    00  02 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00   STATE 2, GEN 0
-    10  00 00 00 00 00 00 00 00  00 f2 05 2a 01 00 00 00   LINK 0, EXPIRY
-    20  90 02 00 00 00 00 00 00  90 02 00 00 00 00 00 00   NEXT and PREV 656, the group
-    30  00 00 00 00 00 00 00 00  48 02 00 00 00 00 00 00   PEER 0, BACK 584: bucket 8 of 64
-    40  @@CHECK@@  88 77 66 55 44 33 22 11   CHECK: CRC, length 7; HASH
-    50  90 02 00 00 00 00 00 00  77 65 62 2e 61 21 62 00   GROUP 656, "web.a!b"
-    60  zeros to the end
+    00  02 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00   STATE 2; GEN 0
+    10  00 00 00 00 00 00 00 00  00 f2 05 2a 01 00 00 00   LINK 0; EXPIRY
+    20  98 02 00 00 00 00 00 00  98 02 00 00 00 00 00 00   NEXT and PREV: the group
+    30  00 00 00 00 00 00 00 00  48 02 00 00 00 00 00 00   PEER 0; BACK 584: bucket 8 of 64
+    40  e4 af ac dd 07 00 00 00  88 77 66 55 44 33 22 11   CHECK: CRC, length 7; HASH
+    50  98 02 00 00 00 00 00 00  77 65 62 2e 61 21 62 00   GROUP; "web.a!b"
+    60  zeros to the end, at c0
 """
 import struct
 import zlib
@@ -210,14 +210,15 @@ class Cells(object):
         if words[FLUSHED] != sealed(flushed):
             lost = 1
             flushed = GROUP_STATE
-            words[FLUSHED] = sealed(flushed)
         buckets = self.mask + 1
         self.memory[self.first * 8 : self.start * 8] = b"\0" * (16 * buckets)
         groups, members, damaged = self._survivors(flushed)
         damaged += self._link_members(groups, members)
         self._link_groups(groups)
         self.slots.rebuild()
-        words[SEQUENCE] = max(members[-1][0], flushed) if members else flushed
+        words[SEQUENCE] = members[-1][0] if members else GROUP_STATE
+        # Nothing is left of what was flushed, so the numbers may be given again.
+        words[FLUSHED] = sealed(GROUP_STATE)
         return lost + damaged
 
     def empty(self, group):
@@ -286,10 +287,17 @@ class Cells(object):
         raise Damage("cell {0} is not in its chain".format(cell))
 
     def newest(self):
-        """The highest sequence number in any cell: SEQUENCE, unless that was damaged."""
+        """The highest sequence number in any cell. Cost: all cells ever used."""
         words = self.words
-        found = [words[cell] for cell in self.slots.all()]
-        return max([words[SEQUENCE]] + found)
+        self.high()
+        return max([GROUP_STATE] + [words[cell] for cell in self.slots.all()])
+
+    def high(self):
+        """Cells ever used."""
+        high = self.slots.high
+        if high > self.max:
+            raise Damage("HIGH is out of range")
+        return high
 
     def _repair_control(self):
         words, slots = self.words, self.slots

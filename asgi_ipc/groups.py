@@ -216,20 +216,14 @@ class GroupStore(object):
 
         Cost: all cells ever used, with the lock held.
         """
-        return self._run(group_check.faults, self._cells)
+        return self._run(self._check)
 
     def statistics(self):
         """Return counts, and bytes held and in force.
 
         Expired memberships that nobody has met yet are counted.
         """
-        groups, memberships = self._run(self._counts)
-        return {
-            "groups": groups,
-            "memberships": memberships,
-            "memory_used": self._segment.memory_used(),
-            "memory_size": self.size,
-        }
+        return self._run(self._statistics)
 
     def replaced(self):
         """Whether the segment was unlinked, so that others no longer come here."""
@@ -348,7 +342,7 @@ class GroupStore(object):
                 return self._add(group_name, channel, expires)
         return self._join(group_name, group, channel, expires) or (
             now >= words[EARLIEST]
-            and self._sweep(self._cells.slots.high, now)
+            and self._sweep(self._cells.high(), now)
             and self._add(group_name, channel, expires)
         )
 
@@ -427,7 +421,7 @@ class GroupStore(object):
         When it has been round, EARLIEST is what it saw and what was added meanwhile.
         """
         words, cells = self._words, self._cells
-        start, high = cells.start, cells.slots.high
+        start, high = cells.start, cells.high()
         whole_round = number >= high
         hand = 0 if whole_round else words[HAND]
         if whole_round:
@@ -516,25 +510,41 @@ class GroupStore(object):
 
     def _flush(self):
         words = self._words
-        newest = min(self._cells.newest(), LAST_SEQUENCE)
+        newest = words[SEQUENCE]
+        if self._cells.newest() > newest:
+            raise Damage("a membership is newer than the newest")
         words[EPOCH] = words[EPOCH] + 1 & FOREVER
         # The commit.
         words[FLUSHED] = sealed(newest)
         self._rebuild()
 
-    def _counts(self):
-        return self._words[GROUPS], self._words[MEMBERSHIPS]
+    def _check(self):
+        return group_check.faults(self._cells)
+
+    def _statistics(self):
+        words = self._words
+        return {
+            "groups": words[GROUPS],
+            "memberships": words[MEMBERSHIPS],
+            "memory_used": self._segment.memory_used(),
+            "memory_size": self.size,
+        }
 
     def _refuse(self):
         """Say why there was no room, with the lock free again."""
-        groups, memberships = self._run(self._counts)
-        cells = self._cells
-        if cells.slots.used + 2 <= cells.max:
+        cells_used, cells = self._run(self._room)
+        counts = self.statistics()
+        if cells_used + 2 <= cells:
             why = "the system has no shared memory left (Docker: --shm-size)"
         else:
             why = "group_memory is used up"
         raise GroupsFull(
-            "no room for another membership in {0}: {1}; it holds {2} memberships of {3} groups, "
+            "no room for another membership in {0}: {1}. It holds {2} memberships of {3} groups, "
             "and group_memory={4} bytes is in force. Raise group_memory, lower group_expiry, or "
-            "discard members.".format(self._segment.name, why, memberships, groups, self.size)
+            "discard members.".format(
+                self._segment.name, why, counts["memberships"], counts["groups"], self.size
+            )
         )
+
+    def _room(self):
+        return self._cells.slots.used, self._cells.max

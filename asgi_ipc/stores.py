@@ -16,6 +16,11 @@ PLANS_KEPT = 1000
 """Groups whose members one process remembers."""
 
 
+def segment_names(prefix):
+    """The names of both segments of a prefix, and of their semaphores."""
+    return "/{0}-messages".format(prefix), "/{0}-groups".format(prefix)
+
+
 class Plan(object):
     """Where a group's messages go, good as long as ``snapshot`` is current."""
 

@@ -1,0 +1,1 @@
+"""A group chat on Django 1.11, Channels 1 and shared memory."""

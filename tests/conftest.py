@@ -1,0 +1,57 @@
+"""What the tests of the store share: a prefix of their own, a clock that stands still."""
+import binascii
+import os
+
+import pytest
+
+from asgi_ipc._shm import segment
+from storekit import FakeClock, open_messages
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than a few seconds")
+
+
+def sweep_prefix(prefix):
+    """Remove segments, semaphores and FIFOs of a prefix."""
+    for kind in ("messages", "groups"):
+        segment.unlink("/{0}-{1}".format(prefix, kind))
+    folder = segment.runtime_folder()
+    for name in os.listdir(folder):
+        if name.startswith(prefix + "-") and name.endswith(".bell"):
+            os.unlink(os.path.join(folder, name))
+
+
+@pytest.fixture
+def prefix():
+    """A prefix of this test alone; nothing of it is left in shared memory afterwards."""
+    name = "t{0}-{1}".format(os.getpid(), binascii.hexlify(os.urandom(4)).decode("ascii"))
+    yield name
+    sweep_prefix(name)
+
+
+@pytest.fixture
+def clock():
+    """Time that passes only when the test says so; ``clock.advance(seconds)``."""
+    return FakeClock()
+
+
+@pytest.fixture
+def open_store(prefix, clock):
+    """A function that opens one more MessageStore on the test's prefix and clock."""
+    stores = []
+
+    def open_one(size=1024 * 1024, **options):
+        options.setdefault("clock", clock)
+        stores.append(open_messages(prefix, size, **options))
+        return stores[-1]
+
+    yield open_one
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(open_store):
+    """A MessageStore of 1 MiB."""
+    return open_store()
