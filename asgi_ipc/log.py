@@ -224,7 +224,7 @@ class Log(object):
         words = self._words
         self.sweep(now, LONG_SWEEP)
         while words[LIVE] + need > (words[RESERVED] - self.start) * (SPARE - 1) // SPARE:
-            if not self._reserve_more(max(need, STEP)):
+            if not self._reserve_more(min(need, self.end - words[RESERVED])):
                 return 0
         if self._cleaning_due(need):
             self._clean(need * PACE + WINDOW // 64, now)
@@ -270,15 +270,17 @@ class Log(object):
         """Have memory up to ``end`` and a margin beyond; False if there is no more."""
         wanted = end + 1 + self._margin()
         lacking = wanted - self._words[RESERVED]
-        return lacking <= 0 or self._reserve_more(max(lacking, STEP)) or self._reserve_more(lacking)
+        return lacking <= 0 or self._reserve_more(lacking)
 
-    def _reserve_more(self, count):
-        """Reserve ``count`` words more; False if the ring ends or the memory is used up."""
+    def _reserve_more(self, least):
+        """Reserve ``least`` words more, better a step; False if the ring or the memory ends."""
         reserved = self._words[RESERVED]
-        if reserved + count > self.end or not self._reserve(reserved * 8, (reserved + count) * 8):
-            return False
-        self._words[RESERVED] = reserved + count
-        return True
+        left = self.end - reserved
+        for count in (min(max(least, STEP), left), least):
+            if 0 < least <= count <= left and self._reserve(reserved * 8, (reserved + count) * 8):
+                self._words[RESERVED] = reserved + count
+                return True
+        return False
 
     def _clean(self, budget, now):
         """Pass ``budget`` words at HEAD, moving what is live; return how many it passed."""

@@ -135,9 +135,10 @@ class SegmentLock(object):
         """
         if forks.NEEDS_CHECK:
             forks.check()
-        holder = self._holders.mine
         if self._closed:
+            # Before a holder is made: there is nothing left to open for a new thread.
             raise LayerClosed(CLOSED)
+        holder = self._holders.mine
         if holder.inside:
             self._recover_own(holder)
         try:
@@ -206,11 +207,16 @@ class SegmentLock(object):
             os.close(self._descriptors.pop())
 
     def _post(self, holder):
-        if COUNT_SUPPORTED:
-            if self._semaphore.value == 0:
+        try:
+            if COUNT_SUPPORTED:
+                if self._semaphore.value == 0:
+                    self._semaphore.release()
+            elif holder.token:
                 self._semaphore.release()
-        elif holder.token:
-            self._semaphore.release()
+        except posix_ipc.ExistentialError:
+            # Closed, so whoever closed it has posted.
+            if not self._closed:
+                raise
         holder.token = False
 
     def _try_flock(self, descriptor):

@@ -78,12 +78,14 @@ def wait_until(condition, seconds=PATIENCE, every=0.01):
     return answer
 
 
-def end(process, seconds=STOP_PATIENCE):
-    """SIGTERM, then SIGKILL for one that stays; the exit status (negative: by that signal)."""
-    if process.poll() is None:
-        process.terminate()
-        if not wait_until(lambda: process.poll() is not None, seconds):
-            process.kill()
+def outcome(process, seconds=STOP_PATIENCE):
+    """The exit status of a process told to stop; one that stays is killed, hence -9.
+
+    It is told once, by the caller: a second SIGTERM would meet an interpreter that is
+    shutting down and has put its own signal handlers away.
+    """
+    if not wait_until(lambda: process.poll() is not None, seconds):
+        process.kill()
     return process.wait()
 
 
@@ -187,12 +189,20 @@ class Site(object):
 
     def _wait_for_workers(self):
         """Until each worker listens: one alone would answer a request as well."""
-        for name, process in self.processes[1:]:
-            ready = wait_until(
-                lambda: process.poll() is not None or "Listening on channels" in self.log(name)
+        workers = self.processes[1:]
+
+        def settled():
+            return all(
+                process.poll() is not None or "Listening on channels" in self.log(name)
+                for name, process in workers
             )
-            if not ready or process.poll() is not None:
-                raise RuntimeError("%s did not start.\n%s" % (name, self.logs()))
+
+        in_time = wait_until(settled)
+        ended = [name for name, process in self.processes if process.poll() is not None]
+        if ended or not in_time:
+            raise RuntimeError(
+                "The site did not start (ended: %s).\n%s" % (", ".join(ended), self.logs())
+            )
 
     def log_path(self, name):
         return os.path.join(self.log_dir, "%s-%s.log" % (self.prefix, name))
@@ -240,6 +250,6 @@ class Site(object):
             if process.poll() is None:
                 process.terminate()
         try:
-            return dict((name, end(process)) for name, process in self.processes)
+            return dict((name, outcome(process)) for name, process in self.processes)
         finally:
             unlink(self.prefix)
