@@ -15,6 +15,7 @@ Invariants:
    it is freed. Only an entry with neither messages nor waiters is freed.
 2. (entry, GEN) names the same channel for ever: that is what ``hints`` remember.
 """
+from asgi_ipc import statistics
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc.layout import (
     BUCKETS,
@@ -25,6 +26,7 @@ from asgi_ipc.layout import (
     GEN,
     HAND,
     HASH,
+    HEADER_RATES,
     LAST,
     LINK,
     M32,
@@ -85,8 +87,10 @@ class Directory(object):
         encoded = name.encode("ascii")
         number = self._segment.hash(encoded)
         self._enter(entry, encoded, number)
-        # The age that protects it from the hand until its first send.
+        # Its first window begins now, which also protects it from the hand until its first send.
         self._words[entry + RATES + C_START] = now
+        if now >= self._words[HEADER_RATES + C_START] + SECOND:
+            statistics.roll(self._words, HEADER_RATES, now, counted=0)
         return self._remember(name, entry, number)
 
     def name_of(self, entry):

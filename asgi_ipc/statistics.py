@@ -32,13 +32,13 @@ PIECE = 64
 """Entries that are looked at under one hold of the lock."""
 
 
-def roll(words, block, now):
-    """Begin a new window at ``block``."""
+def roll(words, block, now, counted=1):
+    """Begin a new window at ``block``; ``counted`` sends of it are in SENT already."""
     words[block + P_START] = words[block + C_START]
     words[block + P_SENT] = words[block + C_SENT]
     words[block + P_FULL] = words[block + C_FULL]
     words[block + C_START] = now
-    words[block + C_SENT] = words[block + SENT] - 1
+    words[block + C_SENT] = words[block + SENT] - counted
     words[block + C_FULL] = words[block + FULL]
 
 

@@ -219,7 +219,9 @@ class Segment(object):
 
     def replaced(self):
         """Whether the name was unlinked, so that others no longer come here. Cost: 1 us."""
-        return SHM_FOLDER is not None and os.fstat(self._descriptor).st_nlink == 0
+        if SHM_FOLDER is None or self._descriptor is None:
+            return False
+        return os.fstat(self._descriptor).st_nlink == 0
 
     def hash(self, data):
         """Hash bytes to 64 bits with the segment's random key. Cost: 1 us.
