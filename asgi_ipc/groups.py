@@ -472,7 +472,8 @@ class GroupStore(object):
                 if (
                     check_word(state, body, length) != check
                     or words[cell + GROUP] != group
-                    or state <= GROUP_STATE
+                    or not GROUP_STATE < state <= LAST_SEQUENCE
+                    or length > NAME_BYTES
                 ):
                     raise Damage("cell {0} is no member of its group".format(cell))
                 names.append(body[16 : 16 + length])

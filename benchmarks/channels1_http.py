@@ -26,12 +26,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 PROJECT = os.path.dirname(HERE)
 sys.path[:0] = [PROJECT, os.path.join(PROJECT, "tests", "channels1")]
 
+from chatsite import EXAMPLE, Site, child_environment, make_prefix  # noqa: E402
 from six import ensure_str  # noqa: E402
 
-from chatsite import EXAMPLE, Site, child_environment, make_prefix  # noqa: E402
-
 PUBLISHED = ("asgi_ipc==1.4.2", "msgpack-python==0.5.6")
-OURS = (PROJECT,)
+OURS = (PROJECT,)  # this checkout, whether or not it is installed
 OURS_LABEL, PUBLISHED_LABEL = "this asgi_ipc", "published 1.4.2"
 WARM_UP = 10  # requests to each that are not counted
 PATH = "/"
@@ -93,7 +92,7 @@ def timed_request(connection):
 def measure(ours, published, requests):
     """``{label: [seconds, ...]}``, one request to each in turn."""
     connections = ((OURS_LABEL, ours.http()), (PUBLISHED_LABEL, published.http()))
-    times = dict((label, []) for label, _ in connections)
+    times = {label: [] for label, _ in connections}
     try:
         for number in range(WARM_UP + requests):
             for label, connection in connections:
@@ -115,8 +114,7 @@ def quantile(values, share):
 def report(times, limit):
     """Print the table; whether the medians keep to the limit."""
     print("%-16s %9s %9s %9s %9s   milliseconds" % ("", "median", "p90", "p99", "max"))
-    for label in (OURS = (PROJECT,)
-OURS_LABEL, PUBLISHED_LABEL):
+    for label in (OURS_LABEL, PUBLISHED_LABEL):
         shares = [1000 * quantile(times[label], share) for share in (0.5, 0.9, 0.99, 1)]
         print("%-16s %9.2f %9.2f %9.2f %9.2f" % tuple([label] + shares))
     ratio = quantile(times[OURS_LABEL], 0.5) / quantile(times[PUBLISHED_LABEL], 0.5)
@@ -152,6 +150,7 @@ def run(options, folder):
 
 
 def main(arguments=None):
+    """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--requests", type=int, default=200, help="to each site (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="of each site (%(default)s)")

@@ -2,7 +2,6 @@
 import collections
 import datetime
 import decimal
-import enum
 import gc
 import math
 import threading
@@ -14,6 +13,11 @@ import six
 
 from asgi_ipc import codec
 from asgi_ipc.codec import MAX_DEPTH, pack, unpack
+
+try:
+    from enum import IntEnum
+except ImportError:  # Python 2.7
+    IntEnum = None
 
 BASE_TYPES = (
     (type(None), bool, float, six.text_type, bytes, list, dict) + six.integer_types
@@ -61,7 +65,7 @@ class Key(dict):
 
 
 Pair = collections.namedtuple("Pair", "left right")
-Color = enum.IntEnum("Color", "RED GREEN") if six.PY3 else Whole
+Color = IntEnum("Color", "RED GREEN") if IntEnum else Whole
 
 
 def assert_base(value):
@@ -222,6 +226,7 @@ def test_subclasses_as_keys():
     assert_base(result)
 
 
+@pytest.mark.skipif(six.PY2, reason="a memoryview is not hashable there")
 def test_memoryview_as_key():
     assert unpack(pack({u"m": {memoryview(b"k"): 1}})) == {u"m": {b"k": 1}}
 

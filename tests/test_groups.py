@@ -20,7 +20,7 @@ from asgi_ipc.groups import MINIMUM_SIZE, GroupStore
 DEFAULT_SIZE = 20 * 1024 * 1024
 FAR = 10 ** 15
 
-slow = getattr(pytest.mark, "slow")
+slow = pytest.mark.slow
 
 
 class FakeClock(object):
@@ -36,13 +36,6 @@ class FakeClock(object):
 @pytest.fixture
 def clock():
     return FakeClock()
-
-
-@pytest.fixture
-def prefix():
-    name = "t{0}-{1}".format(os.getpid(), binascii.hexlify(os.urandom(4)).decode("ascii"))
-    yield name
-    segment.unlink("/{0}-groups".format(name))
 
 
 @pytest.fixture
@@ -613,7 +606,7 @@ def test_check_notices_each_wrong_word(store):
         group_cells.CONTROL + 4, group_cells.CONTROL + 5,
     ]:
         before = words[word]
-        words[word] = before + 24 if word != group_cells.SEQUENCE else 1
+        words[word] = 1 if word == group_cells.SEQUENCE else before + 1000
         assert store._check(), word
         words[word] = before
     words[store._cells.first] ^= 1 << 20
@@ -887,41 +880,52 @@ def interrupt_at(number, store, operation):
         return False
 
 
-def step_through(make, monkeypatch, fail_at, operation, after, prepare=prepare_members):
+def step_through(make, monkeypatch, fail_at, scene, stride=1):
     """Let it fail at each step from the first to the last; judge through another store."""
+    operation, after = SCENES[scene]
     # Not to wait 20 ms for the token of each of the dead.
     monkeypatch.setattr(lock_module, "FIRST_WAIT", 0.0005)
     store, other = make(), make()
-    step, through = 0, False
+    allowed = [BEFORE] + after
+    step, tried, through = 1 - stride, 0, False
     while not through:
-        step += 1
-        store.flush()
-        prepare(store)
-        allowed = [everything(store, [u"g0", u"g1"])] + after if prepare is prepare_members else after
+        step += stride
+        tried += 1
+        prepare_members(store)
+        assert everything(store, GROUPS) == BEFORE
         taken = store.snapshot(u"g0")
         through = fail_at(step, store, operation)
         judge(other, taken, allowed[-1:] if through else allowed, step)
-    print("{0} steps of kind {1}".format(step - 1, STEP))
+    print("{0}: {1} steps of kind {2}, {3} tried".format(scene, step - 1, STEP, tried - 1))
     assert step > 20
 
 
-@pytest.mark.parametrize("scene", ["join", "discard"])
-def test_killed_at_every_step(make, monkeypatch, scene):
-    operation, after = SCENES[scene]
-    step_through(make, monkeypatch, die_at, operation, after)
+QUICKLY = [("join", 1), ("discard", 1), ("flush", 23), ("rebuild", 23), ("leave_all", 23)]
+
+
+@pytest.mark.parametrize("scene,stride", QUICKLY)
+def test_killed_at_every_step(make, monkeypatch, scene, stride):
+    step_through(make, monkeypatch, die_at, scene, stride)
 
 
 @slow
 @pytest.mark.parametrize("scene", sorted(set(SCENES) - set(["join", "discard"])))
 def test_killed_at_every_step_of_the_others(make, monkeypatch, scene):
-    operation, after = SCENES[scene]
-    step_through(make, monkeypatch, die_at, operation, after)
+    step_through(make, monkeypatch, die_at, scene)
+
+
+LONG_SCENES = ["flush", "rebuild", "rebuild and join"]
 
 
 @pytest.mark.parametrize("scene", sorted(SCENES))
 def test_interrupted_at_every_step(make, monkeypatch, scene):
-    operation, after = SCENES[scene]
-    step_through(make, monkeypatch, interrupt_at, operation, after)
+    step_through(make, monkeypatch, interrupt_at, scene, 23 if scene in LONG_SCENES else 1)
+
+
+@slow
+@pytest.mark.parametrize("scene", LONG_SCENES)
+def test_interrupted_at_every_step_of_the_long_ones(make, monkeypatch, scene):
+    step_through(make, monkeypatch, interrupt_at, scene)
 
 
 @pytest.mark.parametrize(
@@ -931,8 +935,7 @@ def test_interrupted_at_every_step(make, monkeypatch, scene):
 def test_failing_where_expired_memberships_are_met(make, clock, monkeypatch, scene, fail_at):
     store = make()
     operation = SCENES_IN_EXPIRY[scene]
-    lock_wait = 0.0005
-    monkeypatch.setattr(lock_module, "FIRST_WAIT", lock_wait)
+    monkeypatch.setattr(lock_module, "FIRST_WAIT", 0.0005)
     step, through = 0, False
     while not through:
         step += 1

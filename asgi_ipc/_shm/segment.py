@@ -30,7 +30,6 @@ import os
 import stat
 import struct
 import sys
-import tempfile
 
 import posix_ipc
 import six
@@ -51,7 +50,12 @@ SHM_FOLDER = "/dev/shm" if sys.platform.startswith("linux") and os.path.isdir("/
 
 def runtime_folder():
     """The folder for what stands beside segments: FIFOs, and lock files where needed."""
-    return SHM_FOLDER or tempfile.gettempdir()
+    if SHM_FOLDER is not None:
+        return SHM_FOLDER
+    # A costly import, and not needed on Linux.
+    import tempfile
+
+    return tempfile.gettempdir()
 
 
 def view_words(memory):

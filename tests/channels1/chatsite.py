@@ -30,6 +30,8 @@ PROJECT = os.path.dirname(os.path.dirname(HERE))
 EXAMPLE = os.path.join(PROJECT, "examples", "channels1_chat")
 
 HOST = "127.0.0.1"
+SHM_FOLDER = "/dev/shm"
+
 PATIENCE = 30  # seconds for anything that merely has to happen, on a busy machine
 STOP_PATIENCE = 15  # seconds from SIGTERM to the end of a child
 
@@ -59,13 +61,17 @@ def unlink(prefix):
                 remove(name)
             except posix_ipc.ExistentialError:
                 pass
+    # Doorbells of processes that ended without closing their layer, as killed ones do.
+    for name in leftovers(prefix):
+        if name.startswith(prefix + "-") and name.endswith(".bell"):
+            os.unlink(os.path.join(SHM_FOLDER, name))
 
 
-def leftovers(prefix, folder="/dev/shm"):
-    """Names in ``folder`` that still belong to ``prefix``; none where there is no folder."""
-    if not os.path.isdir(folder):
+def leftovers(prefix):
+    """Names in shared memory that still belong to ``prefix``; none where they cannot be listed."""
+    if not os.path.isdir(SHM_FOLDER):
         return []
-    return sorted(name for name in os.listdir(folder) if prefix in name)
+    return sorted(name for name in os.listdir(SHM_FOLDER) if prefix in name)
 
 
 def wait_until(condition, seconds=PATIENCE, every=0.01):
@@ -95,15 +101,14 @@ def run_group(command, seconds, log, **options):
     :param log: path of the file that takes its output.
     :returns: the exit status, or ``None`` when the time was up.
     """
+    options.update({"preexec_fn": os.setsid} if PY2 else {"start_new_session": True})
     with io.open(log, "wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=os.setsid, **options
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **options)
     try:
         ended = wait_until(lambda: process.poll() is not None, seconds, every=0.05)
         return process.returncode if ended else None
     finally:
-        # The group is the one that setsid made for this child: nobody else is in it.
+        # The group was made for this child: nobody else is in it.
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except OSError:
@@ -125,7 +130,7 @@ def child_environment(prefix, settings, paths=(), extra=None):
     inherited = environment.get("PYTHONPATH", "").split(os.pathsep)
     environment["PYTHONPATH"] = os.pathsep.join([p for p in list(paths) + inherited if p])
     # Python 2 wants no unicode here.
-    return dict((str(name), str(value)) for name, value in environment.items())
+    return {str(name): str(value) for name, value in environment.items()}
 
 
 class Site(object):
@@ -219,7 +224,7 @@ class Site(object):
 
     @property
     def pids(self):
-        return dict((name, process.pid) for name, process in self.processes)
+        return {name: process.pid for name, process in self.processes}
 
     def http(self):
         """A new connection, for requests one after the other."""
@@ -250,6 +255,6 @@ class Site(object):
             if process.poll() is None:
                 process.terminate()
         try:
-            return dict((name, outcome(process)) for name, process in self.processes)
+            return {name: outcome(process) for name, process in self.processes}
         finally:
             unlink(self.prefix)

@@ -12,7 +12,6 @@ import platform
 import sys
 
 import pytest
-
 from chatsite import Site, leftovers, make_prefix, unlink
 
 SUPPORTED = ((2, 7), (3, 6), (3, 7))
@@ -36,11 +35,6 @@ def _why_not():
 
 
 WHY_NOT = _why_not()
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "channels1: needs the Channels 1 stack")
-    config.addinivalue_line("markers", "slow: takes more than a few seconds")
 
 
 def pytest_runtest_setup(item):

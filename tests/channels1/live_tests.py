@@ -14,9 +14,8 @@ import time
 import websocket
 from channels.asgi import ChannelLayerManager
 from channels.test import ChannelLiveServerTestCase
-from six.moves.urllib.request import urlopen
-
 from chat.rooms import group_name
+from six.moves.urllib.request import urlopen
 
 TESTS = 20
 ROOM = "lobby"
@@ -53,7 +52,7 @@ class Traffic(object):
                 step = make_step()
                 while not self.stopping.is_set():
                     step()
-            except Exception:
+            except Exception:  # noqa: BLE001
                 time.sleep(0.01)
 
     def _pages(self):
@@ -93,12 +92,13 @@ class LiveChatTest(ChannelLiveServerTestCase):
 
     def check_and_leave_under_traffic(self):
         self.traffic = Traffic(self.live_server_url, self.socket_url())
-        self.assertIn(b'data-room="lobby"', urlopen(self.live_server_url, timeout=PATIENCE).read())
+        page = urlopen(self.live_server_url, timeout=PATIENCE).read()
+        assert b'data-room="lobby"' in page
         ann = websocket.create_connection(self.socket_url(), timeout=PATIENCE)
         ben = websocket.create_connection(self.socket_url(), timeout=PATIENCE)
         ann.send(json.dumps({"name": "ann", "text": "hello"}))
         for client in (ann, ben):
-            self.assertEqual(json.loads(client.recv())["text"], "hello")
+            assert json.loads(client.recv())["text"] == "hello"
         ann.close()
         ben.close()
         self.traffic.start()

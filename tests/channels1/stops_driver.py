@@ -44,7 +44,7 @@ def fork(function, *args):
     try:
         random.seed()
         status = function(*args)
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         traceback.print_exc()
     finally:
         sys.stderr.flush()
@@ -169,7 +169,7 @@ def main(stops):
         os.kill(sender, signal.SIGTERM)
         if ended(sender, PATIENCE) is None:
             report["failures"].append("the sender did not end")
-    print(json.dumps(report))
+    sys.stdout.write(json.dumps(report) + "\n")
 
 
 if __name__ == "__main__":

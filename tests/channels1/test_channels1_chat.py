@@ -7,7 +7,6 @@ import sys
 import time
 
 import pytest
-
 from chatsite import PATIENCE
 
 pytestmark = [pytest.mark.channels1, pytest.mark.slow]
@@ -107,11 +106,11 @@ def test_an_idle_site_uses_no_processor(site):
     time.sleep(1)
 
     pids = site.pids
-    before = dict((name, cpu_seconds(pid)) for name, pid in pids.items())
+    before = {name: cpu_seconds(pid) for name, pid in pids.items()}
     started = time.time()
     time.sleep(IDLE_SECONDS)
     elapsed = time.time() - started
-    used = dict((name, (cpu_seconds(pids[name]) - before[name]) / elapsed) for name in pids)
+    used = {name: (cpu_seconds(pids[name]) - before[name]) / elapsed for name in pids}
     assert max(used.values()) < 0.01, used
 
     # It was waiting, not dead.

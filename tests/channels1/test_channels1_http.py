@@ -6,13 +6,12 @@ import os
 import sys
 
 import pytest
-
 from chatsite import PROJECT, run_group
 
 pytestmark = [pytest.mark.channels1, pytest.mark.slow]
 
 BENCHMARK = os.path.join(PROJECT, "benchmarks", "channels1_http.py")
-BOUND = 300  # seconds, the installation of the published release included
+BOUND = 240  # seconds, the installation of the published release included
 
 
 def run_benchmark(tmpdir, *arguments):

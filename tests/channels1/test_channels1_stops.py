@@ -7,14 +7,13 @@ import os
 import sys
 
 import pytest
-
 from chatsite import EXAMPLE, HERE, child_environment, run_group
 
 pytestmark = [pytest.mark.channels1, pytest.mark.slow]
 
 STOPS = 100
 LIVE_TESTS = 20
-BOUND = 600  # seconds; far above what either needs, there so that a deadlock ends
+BOUND = 240  # seconds; far above what either needs, there so that a deadlock ends
 
 
 def run(command, prefix, site_environment, tmpdir):

@@ -52,7 +52,7 @@ def disconnect(message, room):
     Group(group_name(room)).discard(message.reply_channel)
 
 
-def refuse(message):
+def refuse(message):  # noqa: ARG001 (Channels passes it to every consumer)
     """A websocket on a path that is no room."""
     raise DenyConnection()
 

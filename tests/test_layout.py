@@ -1,0 +1,123 @@
+"""Golden bytes: one entry and one record, word by word, as ``layout`` documents them."""
+import binascii
+import os
+
+import pytest
+
+from asgi_ipc._shm import segment as segment_module
+from asgi_ipc._shm.clock import SECOND
+from asgi_ipc.layout import (
+    BUCKETS,
+    ENTRIES,
+    ENTRY_WORDS,
+    HEAD,
+    HEADER_WORDS,
+    LIVE,
+    LOG,
+    LOG_END,
+    MASK,
+    RECORD_WORDS,
+    SEQUENCE,
+    TAIL,
+    fixed_bytes,
+    sizes,
+)
+from storekit import put
+
+SIZE = 64 * 1024
+LITTLE = segment_module.MAGIC_VALUE == 0x4350495F49475341
+KEY = b"\x01\x02\x03\x04\x05\x06\x07\x08"
+PAYLOAD = b"\x81\xa4text\xa2hi"
+"""{"text": "hi"} in msgpack."""
+
+
+@pytest.fixture
+def known_store(open_store, clock, monkeypatch):
+    """A new store of 64 KiB whose random key is known, at 5 s of the clock."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "urandom", lambda count: KEY[:count])
+        store = open_store(SIZE)
+    clock.time = 5 * SECOND
+    return store
+
+
+def dump(store, first, count):
+    """Words as hex, one string each."""
+    data = store._segment.map[first * 8 : (first + count) * 8]
+    return [
+        binascii.hexlify(data[place : place + 8]).decode("ascii")
+        for place in range(0, len(data), 8)
+    ]
+
+
+def values(store, first, count):
+    return [int(store._words[word]) for word in range(first, first + count)]
+
+
+def test_a_new_segment(known_store):
+    words = known_store._words
+    assert known_store._segment.map[:8] == b"ASGI_IPC"
+    assert values(known_store, 1, 3) == [1, 1, SIZE]
+    assert sizes(SIZE) == (64, 64, 64, 256)
+    assert (words[BUCKETS], words[MASK]) == (HEADER_WORDS, 63)
+    # Entries, bells and nodes begin here, there is room for so many, none was used yet.
+    assert values(known_store, 26, 6) == [576, 64, 0, 0, 0, 0]
+    assert values(known_store, 32, 6) == [2624, 64, 0, 0, 0, 0]
+    assert values(known_store, 38, 6) == [3136, 256, 0, 0, 0, 0]
+    assert words[LOG] == words[HEAD] == words[TAIL] == 5184
+    assert words[LOG_END] == SIZE // 8
+    assert words[LIVE] == 0
+    assert fixed_bytes(SIZE) == 576 * 8
+
+
+@pytest.mark.skipif(not LITTLE, reason="the golden bytes are those of a little-endian machine")
+def test_one_message(known_store):
+    """The worked example of docs/design.rst."""
+    put(known_store, u"http.response!", PAYLOAD, u"Xa1", lifetime=60 * SECOND)
+    words = known_store._words
+    assert words[SEQUENCE] == 1
+    assert (words[HEAD], words[TAIL]) == (5184, 5184 + 11)
+    assert words[LIVE] == 11
+    assert values(known_store, ENTRIES, 6) == [576, 64, 1, 64, 0, 1]
+    # The only bucket in use leads to the entry.
+    hashed = words[576 + 3]
+    assert hashed == known_store._segment.hash(b"http.response!")
+    assert words[HEADER_WORDS + (hashed & 63)] == 576
+    assert dump(known_store, 576, ENTRY_WORDS) == ENTRY
+    assert dump(known_store, 5184, RECORD_WORDS + 2) == RECORD
+
+
+@pytest.mark.skipif(not LITTLE, reason="the golden bytes are those of a little-endian machine")
+def test_what_sends_and_receives_do_to_the_words(known_store):
+    """The second message is linked behind the first; a receive ends the first."""
+    put(known_store, u"a", b"one")
+    put(known_store, u"a", b"two")
+    words = known_store._words
+    first, second = 5184, 5194
+    assert words[first + 2] == second
+    assert words[second + 3] == first
+    # FIRST LAST COUNT
+    assert values(known_store, 576 + 4, 3) == [first, second, 2]
+    assert known_store.receive([u"a"])[2] == b"one"
+    assert words[first + 1] == 0
+    assert values(known_store, 576 + 4, 3) == [second, second, 1]
+    assert known_store.receive([u"a"])[2] == b"two"
+    assert values(known_store, 576 + 4, 3) == [0, 0, 0]
+    assert words[HEAD] == words[TAIL] == second + 10
+    assert words[LIVE] == 0
+
+
+def test_the_state_of_a_fan_out_is_a_cursor(known_store):
+    known_store.send_each([(u"p!", b"one\ntwo\nthree", 10)], PAYLOAD, 60 * SECOND)
+    words = known_store._words
+    states = []
+    for name in (u"one", u"two", u"three"):
+        states.append(words[5184 + 1])
+        assert known_store.receive([u"p!"]) == (u"p!", name, PAYLOAD)
+    # 1 + offset of the name to serve: "one\n" is 4 bytes long, "two\n" too.
+    assert states == [1, 5, 9]
+    assert words[5184 + 1] == 0
+
+
+ENTRY = []
+RECORD = []
