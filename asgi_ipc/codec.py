@@ -14,13 +14,14 @@ Timestamp arrive as they are, where the receiver's msgpack has them too.
 3. No interruption of ``pack``, at whichever point, harms a later one.
 
 How it is quick: an ordinary message takes one call of a Packer that is strict about types.
-Only what is not exactly a base type reaches a Python function, the converter, and only
-messages that did so (a tuple in them might have been a key, which arrives as a list and is
-none) are unpacked again for proof. Where it fails is looked for only once something failed.
-Packers are kept, for their buffer of up to 1 MiB costs more than a small message. They are
-not re-entrant, and a finalizer or signal handler that sends may run inside of one: so whoever
-packs takes a Packer off the shelf, and puts it back after success only. Taking and putting
-are one step each for any thread, and what is interrupted between them is simply not reused.
+That one gives up at the first value that is not exactly of a base type; then a lenient one
+packs the message, and what it made is unpacked for proof, since a tuple may have been a key,
+which would arrive as a list and be none. Where a message fails is looked for only after it
+has. Packers are kept, for their buffer of up to 1 MiB costs more than a small message. They
+are not re-entrant, and a finalizer or signal handler that sends may run inside of one: so
+whoever packs takes a pair of Packers off the shelf, and puts it back after success only.
+Taking and putting are one step each for any thread, and what is interrupted between them is
+simply not reused.
 
 Measured (Python 3.11, msgpack 1.2, {"type": "chat.message", "text": "hello world",
 "user": "alice"}): pack 0.22 us, of which the Packer 0.11; msgpack.packb with the same options
@@ -45,7 +46,6 @@ RESERVED_KEY = "__asgi_channel__"
 _KEPT_SIZE = 1 << 18  # bytes; no Packer's first buffer is smaller, and one that grew stays large
 _SCANNED_SIZE = 1 << 16  # bytes; see _too_deep
 _CONTAINERS = frozenset((dict, list))
-_WHOLE = slice(None)
 
 # Every byte that does not begin a non-empty list or dict in msgpack.
 _NOT_HEADERS = bytes(
@@ -59,7 +59,7 @@ _SURROGATE = re.compile(b"\xed[\xa0-\xbf]")
 # Packed messages above this size are looked at once more. On Python 2 all, for surrogates.
 _UNSUSPICIOUS_SIZE = -1 if six.PY2 else MAX_DEPTH
 
-# Packers that nobody uses at present, each with the list its converter marks.
+# Pairs of Packers that nobody uses at present.
 _shelf = []
 _take = _shelf.pop
 _put_back = _shelf.append
@@ -68,39 +68,41 @@ _put_back = _shelf.append
 def pack(message):
     """The bytes that ``unpack`` turns into ``message`` again.
 
-    Cost: that of msgpack and 0.1 us; about double where there are tuples or subclasses.
+    Cost: that of msgpack and 0.1 us, for an ordinary message. One with tuples or subclasses
+    is also unpacked here; one of more than MAX_DEPTH lists and dicts takes about double.
 
     :param message: a dict. Its keys may be of any type that travels, but lists, dicts, tuples.
     :raises TypeError: it is no dict, has the reserved key, or something in it cannot travel:
         the text names the path to it.
     """
-    if type(message) is not dict:
-        message = _as_dict(message)
+    if type(message) is not dict and not isinstance(message, dict):
+        raise TypeError("a message is a dict, not %s." % _a_type(message))
     if RESERVED_KEY in message:
         raise TypeError(
             "message[%r]: this key is reserved for channel layers; choose another." % RESERVED_KEY
         )
     try:
-        packer = _take()
+        packers = _take()
     except IndexError:
-        packer = _new_packer()
-    run, converted = packer
-    plain = message
+        packers = _new_packers()
+    strict, lenient = packers
+    arrives = message
     try:
-        data = run(message)
-        if converted:
-            del converted[:]
-            plain = unpack(data)
+        try:
+            data = strict(message)
+        except _NotExact:
+            data = lenient(message)
+            arrives = unpack(data)
     except MemoryError:
         raise
-    except Exception as error:  # of many kinds, by version and implementation
+    except Exception as error:  # noqa: BLE001 (of many kinds, by version and implementation)
         refusal = _refusal(message, error)
     else:
-        if len(data) <= _UNSUSPICIOUS_SIZE or not _suspicious(plain, data):
+        if len(data) <= _UNSUSPICIOUS_SIZE or not _suspicious(arrives, data):
             if len(data) <= _KEPT_SIZE:
-                _put_back(packer)
+                _put_back(packers)
             return data
-        refusal = _find_fault(message)
+        refusal = _find_fault(arrives)
         if refusal is None:
             return data
     raise TypeError(refusal)
@@ -148,44 +150,18 @@ def _unpack_with(unpackb, version):
 unpack = _unpack_with(msgpack.unpackb, tuple(msgpack.version))
 
 
-def _new_packer():
-    """(pack method, marks): the marks are not empty after a message that needed conversion."""
-    marks = []
-
-    def convert(value):
-        marks.append(True)
-        return _to_base(value)
-
-    packer = msgpack.Packer(use_bin_type=True, strict_types=True, default=convert)
-    return packer.pack, marks
+class _NotExact(Exception):
+    """The strict Packer met a value that is not exactly of a base type."""
 
 
-def _to_base(value):
-    """What travels in place of ``value``, which is not exactly of a base type.
-
-    The methods are called on the base type, so as not to get the subclass again.
-    """
-    if isinstance(value, msgpack.ExtType):
-        return msgpack.ExtType(value.code, value.data)
-    if isinstance(value, (tuple, list)):
-        return list(value)
-    if isinstance(value, dict):
-        return dict(value.items())
-    for base in (six.text_type, bytes):
-        if isinstance(value, base):
-            return base.__getitem__(value, _WHOLE)
-    for base in six.integer_types + (float,):
-        if isinstance(value, base):
-            return base.__pos__(value)  # msgpack itself refuses an int that is too large
-    if isinstance(value, bytearray):
-        return bytes(value)
-    raise TypeError(type(value).__name__)
+def _give_up(_):
+    raise _NotExact
 
 
-def _as_dict(message):
-    if not isinstance(message, dict):
-        raise TypeError("a message is a dict, not %s." % _a_type(message))
-    return dict(message.items())
+def _new_packers():
+    """The pack methods of a strict and a lenient Packer."""
+    strict = msgpack.Packer(use_bin_type=True, strict_types=True, default=_give_up)
+    return strict.pack, msgpack.Packer(use_bin_type=True).pack
 
 
 # -- what is packed, and yet may not travel --------------------------------------------------
@@ -212,11 +188,10 @@ def _too_deep(message, data):
     for _ in range(MAX_DEPTH):
         below = []
         for container in level:
-            values = container.values() if type(container) is dict else container
-            below += [value for value in values if type(value) in _CONTAINERS]
-        if not below:
+            below += container.values() if type(container) is dict else container
+        if _CONTAINERS.isdisjoint(map(type, below)):
             return False
-        level = below
+        level = [value for value in below if type(value) in _CONTAINERS]
     return True
 
 
@@ -227,7 +202,7 @@ def _refusal(message, error):
     """Why ``message`` cannot be packed, given the exception of the attempt."""
     try:
         fault = _find_fault(message)
-    except Exception as second:  # foreign code: items() of a dict subclass, for one
+    except Exception as second:  # noqa: BLE001 (foreign code: items() of a dict subclass, for one)
         fault, error = None, second
     return fault or "message: it could not be packed (%s: %s)." % (type(error).__name__, error)
 
@@ -290,10 +265,10 @@ def _leaf_problem(value):
     """Why ``value``, which is no container, cannot travel; None if it can."""
     text = isinstance(value, six.text_type)
     try:
-        unpack(_new_packer()[0](value))
+        unpack(_new_packers()[1](value))
         if not (six.PY2 and text and _SURROGATE.search(value.encode("utf-8"))):
             return None
-    except Exception:  # of many kinds, as above
+    except Exception:  # noqa: BLE001, S110 (what it was, is said below)
         pass
     if text:
         return "text with a lone surrogate cannot be sent; UTF-8 has no form for it."
@@ -318,7 +293,7 @@ def _place(path):
 def _shown(key):
     try:
         text = repr(key)
-    except Exception:  # whatever a foreign __repr__ raises, the refusal must get through
+    except Exception:  # noqa: BLE001 (whatever a foreign __repr__ raises, the refusal must get through)
         text = "<%s>" % type(key).__name__
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -25,7 +25,7 @@ def unlink(prefix):
 
     :returns: True if there was any.
     """
-    return any([segment.unlink(name) for name in segment_names(prefix)])
+    return sum(segment.unlink(name) for name in segment_names(prefix)) > 0
 
 
 class _Routes(dict):

@@ -17,24 +17,22 @@ Invariants:
 """
 from asgi_ipc import statistics
 from asgi_ipc._shm.clock import SECOND
+from asgi_ipc._shm.slots import GEN, LINK, STATE
 from asgi_ipc.layout import (
     BUCKETS,
     C_START,
     COUNT,
     ENTRY_WORDS,
     FIRST,
-    GEN,
     HAND,
     HASH,
     HEADER_RATES,
     LAST,
-    LINK,
     M32,
     MASK,
     NAME,
     NAME_LENGTH,
     RATES,
-    STATE,
     WAIT_FIRST,
     WAIT_LAST,
     Damage,

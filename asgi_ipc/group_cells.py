@@ -1,7 +1,7 @@
 """What the groups segment looks like, and how all that is derived in it is derived anew.
 
 Knows words, cells and bytes; does not know clocks, locks, or when a membership should begin
-or end (``groups`` does). Whoever calls anything here holds the segment's lock.
+or end (``memberships`` does). Whoever calls anything here holds the segment's lock.
 
 The segment::
 
@@ -68,7 +68,7 @@ import zlib
 from six.moves import range
 
 from asgi_ipc._shm.segment import EPOCH, KEY, KIND, LAYOUT, PAGE, SIZE
-from asgi_ipc._shm.slots import CONTROL_WORDS, GEN, HIGH, LINK, MAX, RESERVED, START, STATE, Slots
+from asgi_ipc._shm.slots import GEN, HIGH, LINK, MAX, RESERVED, START, STATE, Slots
 from asgi_ipc.errors import SegmentError
 
 SEGMENT_KIND = 2
@@ -94,6 +94,9 @@ BODY_OFFSET = HASH * 8
 BODY = struct.Struct("=QQ104s")
 """Words 9 to 23 of a cell, as ``pack(hash, group, name)``."""
 
+LARGEST_GEN = 2 ** 62
+"""No counter that starts at 0 gets here."""
+
 GROUP_STATE = 1
 LAST_SEQUENCE = 2 ** 48 - 1
 CRC_MASK = 0xFFFFFFFF
@@ -103,7 +106,7 @@ _HEADER = struct.Struct("=QQQQ")
 _WORD = struct.Struct("=Q")
 
 class Damage(Exception):
-    """The segment contradicts itself: to be rebuilt. Never leaves ``groups``."""
+    """The segment contradicts itself: to be rebuilt. Never leaves ``GroupStore``."""
 
 
 def geometry(size):
@@ -300,7 +303,7 @@ class Cells(object):
         return high
 
     def _repair_control(self):
-        words, slots = self.words, self.slots
+        words = self.words
         words[CONTROL + START] = self.start
         words[CONTROL + MAX] = self.max
         high = min(words[CONTROL + HIGH], self.max)
@@ -331,6 +334,9 @@ class Cells(object):
         members = []
         damaged = 0
         for cell in self.slots.all():
+            if words[cell + GEN] > LARGEST_GEN:
+                # Damaged, and about to overflow. EPOCH has told who remembers it.
+                words[cell + GEN] = 0
             state = words[cell]
             if not state:
                 continue

@@ -11,12 +11,12 @@ from asgi_ipc.group_cells import (
     EARLIEST,
     EXPIRY,
     FLUSHED,
-    FOREVER,
     GROUP,
     GROUP_STATE,
     GROUPS,
     HAND,
     HASH,
+    LARGEST_GEN,
     MEMBERSHIPS,
     NEXT,
     PEER,
@@ -25,9 +25,6 @@ from asgi_ipc.group_cells import (
     SEQUENCE,
     sealed,
 )
-
-LARGEST_GEN = 2 ** 62
-"""No counter that starts at 0 gets here."""
 
 
 def faults(cells):

@@ -1,101 +1,42 @@
 """GroupStore: which channels are in which group, and until when.
 
 Knows group names, channel names and times; does not know what a valid name is (its caller
-has looked), nor what is sent to a group. What the segment looks like, and how it is put
-right after a crash, is in ``group_cells``.
+has looked), nor what is sent to a group. It brings the lock, the names' hashes and a second
+try to what ``memberships`` does; what the segment looks like, and how it is put right after
+a crash, is in ``group_cells``.
 
-How it works. Every operation takes the segment's lock, and does at most one thing that
-makes it happen, its commit: the store of a membership's STATE (it begins, or ends), of its
-EXPIRY (it is renewed), or of FLUSHED (all end). What the commit makes visible is in place
-before it; chains, lists and counts follow after it, and are derived anew if they did not
-come about.
-
-Who sends to groups keeps a ``Snapshot``, and asks ``current`` without the lock. Therefore:
-
-1. A group's GEN is counted up before each commit that changes its membership or brings an
-   expiry forward, and when its cell is freed; EPOCH before a flush and in each rebuild.
-2. A snapshot's ``until`` is not above the earliest expiry of its members.
-
-Expired memberships end when somebody meets them. For those that nobody meets, each add
-looks at a few cells (the hand), and one that finds no room looks at all; both only if the
-EARLIEST expiry has come, so that there is something to be found.
+Who sends to groups keeps a ``Snapshot``, and asks ``current`` without the lock: two words
+tell whether anything changed.
 
 What damage is met in passing is put right by a rebuild, and the operation tried once more.
 """
 import logging
 import warnings
 
-from six.moves import range
-
 from asgi_ipc import group_check
 from asgi_ipc._shm import clock as system_clock
 from asgi_ipc._shm.segment import EPOCH, PAGE, Segment, round_up
-from asgi_ipc._shm.slots import GEN, LINK
+from asgi_ipc._shm.slots import GEN
 from asgi_ipc.errors import GroupsFull, SegmentError
 from asgi_ipc.group_cells import (
-    BODY,
-    CHECK,
-    COUNT,
-    CRC_MASK,
-    EARLIEST,
-    EXPIRY,
-    FLUSHED,
     FOREVER,
-    GROUP,
-    GROUP_STATE,
-    GROUPS,
-    HAND,
-    HASH,
-    LAST_SEQUENCE,
-    MEMBERSHIPS,
     MINIMUM_SIZE,
-    NAME,
     NAME_BYTES,
-    NEXT,
-    PEER,
-    ROUND,
     SEGMENT_KIND,
     SEGMENT_LAYOUT,
-    SEQUENCE,
-    WIDTH,
-    Cells,
-    Damage,
-    check_word,
     fixed_bytes,
     format_header,
-    sealed,
 )
+from asgi_ipc.memberships import DAMAGE, Memberships, Snapshot
 
 __all__ = ["GroupStore", "MINIMUM_SIZE", "Snapshot"]
 
 KNOWN_NAMES = 20000
 """Names whose hashes a process remembers; 5 MB at most."""
 
-HAND_CELLS = 3
-"""Cells that an add looks at for expired memberships."""
-
-_NAME_OFFSET = NAME * 8
-_DAMAGE = (Damage, IndexError, ValueError, OverflowError)
-"""What reading words that contradict each other can raise."""
+DROPPED = "{0} cells were damaged and have been dropped"
 
 _log = logging.getLogger(__name__)
-
-
-class Snapshot(object):
-    """The members of a group at one moment.
-
-    ``names``: in order of joining. ``until``: nanoseconds of the clock; before it, nobody in
-    here expires. The rest is for ``GroupStore.current``.
-    """
-
-    __slots__ = ("names", "until", "cell", "gen", "epoch")
-
-    def __init__(self, names, until, cell, gen, epoch):
-        self.names = names
-        self.until = until
-        self.cell = cell
-        self.gen = gen
-        self.epoch = epoch
 
 
 class GroupStore(object):
@@ -127,14 +68,11 @@ class GroupStore(object):
             lock_timeout,
         )
         try:
-            self._cells = Cells(segment)
+            self._inside = Memberships(segment, clock)
         except BaseException:
             segment.close()
             raise
-        self._words = segment.words
-        self._memory = segment.map
         self._lock = segment.lock
-        self._clock = clock
         self._names = {}
         self._trouble = []
         self.requested = group_memory
@@ -159,7 +97,7 @@ class GroupStore(object):
         names = self._names
         group = names.get(group) or self._learn(group)
         channel = names.get(channel) or self._learn(channel)
-        if not self._run(self._add, group, channel, expires):
+        if not self._run(self._inside.add, group, channel, expires):
             self._refuse()
 
     def discard(self, group, channel):
@@ -167,7 +105,7 @@ class GroupStore(object):
         names = self._names
         group = names.get(group) or self._learn(group)
         channel = names.get(channel) or self._learn(channel)
-        self._run(self._discard, group, channel)
+        self._run(self._inside.discard, group, channel)
 
     def members(self, group):
         """Return the names of a group's members in order of joining. Cost: see snapshot."""
@@ -179,7 +117,7 @@ class GroupStore(object):
 
         Cost: 3 us and 1 us a member; ends expired memberships that it meets.
         """
-        found = self._run(self._snapshot, self._names.get(group) or self._learn(group))
+        found = self._run(self._inside.snapshot, self._names.get(group) or self._learn(group))
         if found is not None:
             # Outside of the lock, and all at once. No name has a NUL in it.
             found.names = b"\0".join(found.names).decode("utf-8").split(u"\0")
@@ -190,7 +128,7 @@ class GroupStore(object):
 
         Takes no lock. Cost: 0.15 us. False once the store is closed.
         """
-        words = self._words
+        words = self._inside.words
         try:
             return (
                 words[snapshot.cell + GEN] == snapshot.gen and words[EPOCH] == snapshot.epoch
@@ -205,11 +143,14 @@ class GroupStore(object):
         """
         names = self._names
         known = [names.get(channel) or self._learn(channel) for channel in channels]
-        return self._run(self._leave_all, known)
+        return self._run(self._inside.leave_all, known)
 
     def flush(self):
         """End all memberships, at once. Cost: all cells ever used."""
-        self._run(self._flush)
+        lost = self._run(self._inside.flush)
+        if lost:
+            self._trouble.append(DROPPED.format(lost))
+            self._report()
 
     def check(self):
         """Return all that is wrong with the segment, as sentences; [] when it is sound.
@@ -232,7 +173,7 @@ class GroupStore(object):
     def close(self):
         """Detach; the memberships stay. Twice is once."""
         self._segment.close()
-        self._words = self._memory = self._cells = None
+        self._inside.detach()
 
     def _run(self, work, *arguments):
         """Do ``work`` under the lock, after a rebuild if one is due."""
@@ -244,7 +185,7 @@ class GroupStore(object):
             lock.release()
         except BaseException as error:
             lock.abandon()
-            if not isinstance(error, _DAMAGE):
+            if not isinstance(error, DAMAGE):
                 raise
             result = self._run_again(error, work, arguments)
         if self._trouble:
@@ -261,7 +202,7 @@ class GroupStore(object):
             lock.release()
         except BaseException as error:
             lock.abandon()
-            if not isinstance(error, _DAMAGE):
+            if not isinstance(error, DAMAGE):
                 raise
             raise SegmentError(
                 "{0} is damaged beyond repair ({1}). Remove it with `asgi-ipc rm {2}`; groups "
@@ -273,9 +214,9 @@ class GroupStore(object):
         return result
 
     def _rebuild(self):
-        lost = self._cells.rebuild()
+        lost = self._inside.cells.rebuild()
         if lost:
-            self._trouble.append("{0} cells were damaged and have been dropped".format(lost))
+            self._trouble.append(DROPPED.format(lost))
 
     def _report(self):
         """Log what was found, not before the lock is free: a handler may take its time."""
@@ -295,257 +236,27 @@ class GroupStore(object):
         self._names[name] = known
         return known
 
-    def _find(self, name, group):
-        """Return the word in the first array's chain that names the cell, 0 if none does.
-
-        ``name`` is what ``_learn`` returned, ``group`` a group cell or, to find that, 0.
-        """
-        words = self._words
-        cells = self._cells
-        key, hashed = name
-        holder = cells.first + (hashed + (group >> 3) & cells.mask)
-        for _ in cells.bound:
-            cell = words[holder]
-            if not cell:
-                return 0
-            if words[cell + HASH] == hashed and words[cell + GROUP] == group:
-                offset = cell * 8 + _NAME_OFFSET
-                if self._memory[offset : offset + len(key)] == key:
-                    return holder
-            holder = cell + LINK
-        raise Damage("a chain has no end")
-
-    def _add(self, group_name, channel, expires):
-        """Begin or renew a membership; False if there is no room."""
-        words = self._words
-        now = self._clock()
-        if now >= words[EARLIEST]:
-            self._sweep(HAND_CELLS, now)
-        if expires < words[EARLIEST]:
-            words[EARLIEST] = expires
-        if expires < words[ROUND]:
-            words[ROUND] = expires
-        holder = self._find(group_name, 0)
-        group = words[holder] if holder else 0
-        if group:
-            holder = self._find(channel, group)
-            if holder:
-                cell = words[holder]
-                before = words[cell + EXPIRY]
-                if before > now:
-                    if expires < before:
-                        words[group + GEN] += 1
-                    words[cell + EXPIRY] = expires
-                    return True
-                self._end(cell, holder)
-                # That may have been the last in the group.
-                return self._add(group_name, channel, expires)
-        return self._join(group_name, group, channel, expires) or (
-            now >= words[EARLIEST]
-            and self._sweep(self._cells.high(), now)
-            and self._add(group_name, channel, expires)
-        )
-
-    def _join(self, group_name, group, channel, expires):
-        """Begin a membership in a group cell, 0 for one to be made; False if full."""
-        words, cells = self._words, self._cells
-        cell = self._take()
-        if not cell:
-            return False
-        if not group:
-            group = self._take()
-            if not group:
-                cells.slots.give(cell)
-                return False
-            self._fill(group, GROUP_STATE, group_name, 0, 0)
-            cells.empty(group)
-            words[group] = GROUP_STATE
-            cells.link_group(group, group_name[1])
-        sequence = words[SEQUENCE] + 1
-        if sequence > LAST_SEQUENCE:
-            raise Damage("the sequence number is out of range")
-        words[SEQUENCE] = sequence
-        self._fill(cell, sequence, channel, group, expires)
-        words[group + GEN] += 1
-        # The commit.
-        words[cell] = sequence
-        cells.link(cell, group, channel[1])
-        return True
-
-    def _take(self):
-        """Return a free cell, 0 if there is none."""
-        cells = self._cells
-        cell = cells.slots.take()
-        if cell and (self._words[cell] or not cells.slots.contains(cell)):
-            raise Damage("cell {0} is in the free chain and in use".format(cell))
-        return cell
-
-    def _fill(self, cell, state, name, group, expires):
-        """Write all of a cell that its STATE makes visible."""
-        words = self._words
-        key, hashed = name
-        body = BODY.pack(hashed, group, key)
-        offset = cell * 8 + HASH * 8
-        self._memory[offset : offset + BODY.size] = body
-        words[cell + CHECK] = check_word(state, body, len(key) - 1)
-        words[cell + EXPIRY] = expires
-
-    def _discard(self, group_name, channel):
-        holder = self._find(group_name, 0)
-        if holder:
-            holder = self._find(channel, self._words[holder])
-            if holder:
-                self._end(self._words[holder], holder)
-
-    def _end(self, cell, holder):
-        """End a membership and free its cell; its group's too if it was the last."""
-        words, cells = self._words, self._cells
-        group = words[cell + GROUP]
-        if words[group] != GROUP_STATE or words[cell] <= GROUP_STATE:
-            raise Damage("cell {0} is no membership of a group".format(cell))
-        words[group + GEN] += 1
-        # The commit.
-        words[cell] = 0
-        cells.unlink(cell, group, holder)
-        cells.slots.give(cell)
-        if not words[group + COUNT]:
-            holder = cells.holder_of(group)
-            words[group] = 0
-            words[holder] = words[group + LINK]
-            words[GROUPS] -= 1
-            cells.slots.give(group)
-
-    def _sweep(self, number, now):
-        """Have the hand look at a number of cells, ending expired memberships; True if any.
-
-        When it has been round, EARLIEST is what it saw and what was added meanwhile.
-        """
-        words, cells = self._words, self._cells
-        start, high = cells.start, cells.high()
-        whole_round = number >= high
-        hand = 0 if whole_round else words[HAND]
-        if whole_round:
-            words[ROUND] = FOREVER
-        found = False
-        for _ in range(min(number, high)):
-            if hand >= high:
-                break
-            cell = start + hand * WIDTH
-            if words[cell] > GROUP_STATE:
-                expiry = words[cell + EXPIRY]
-                if expiry <= now:
-                    self._end(cell, cells.holder_of(cell))
-                    found = True
-                elif expiry < words[ROUND]:
-                    words[ROUND] = expiry
-            hand += 1
-        if hand >= high:
-            hand = 0
-            words[EARLIEST] = words[ROUND]
-            words[ROUND] = FOREVER
-        words[HAND] = hand
-        return found
-
-    def _snapshot(self, name):
-        words, memory = self._words, self._memory
-        holder = self._find(name, 0)
-        if not holder:
-            return None
-        group = words[holder]
-        now = self._clock()
-        names = []
-        expired = []
-        until = FOREVER
-        if words[group + COUNT] > self._cells.max:
-            raise Damage("a group has more members than there are cells")
-        cell = words[group + NEXT]
-        for _ in range(words[group + COUNT]):
-            expiry = words[cell + EXPIRY]
-            if expiry <= now:
-                expired.append(cell)
-            else:
-                offset = cell * 8 + HASH * 8
-                body = memory[offset : offset + BODY.size]
-                check = words[cell + CHECK]
-                state = words[cell]
-                length = check >> 32
-                if (
-                    check_word(state, body, length) != check
-                    or words[cell + GROUP] != group
-                    or not GROUP_STATE < state <= LAST_SEQUENCE
-                    or length > NAME_BYTES
-                ):
-                    raise Damage("cell {0} is no member of its group".format(cell))
-                names.append(body[16 : 16 + length])
-                if expiry < until:
-                    until = expiry
-            cell = words[cell + NEXT]
-        if cell != group:
-            raise Damage("a group's list is not as long as it should be")
-        for cell in expired:
-            self._end(cell, self._cells.holder_of(cell))
-        if not names:
-            return None
-        return Snapshot(names, until, group, words[group + GEN], words[EPOCH])
-
-    def _leave_all(self, channels):
-        words, cells = self._words, self._cells
-        now = self._clock()
-        ended = 0
-        for key, hashed in channels:
-            holder = cells.second + (hashed & cells.mask)
-            for _ in cells.bound:
-                cell = words[holder]
-                if not cell:
-                    break
-                offset = cell * 8 + _NAME_OFFSET
-                if words[cell + HASH] == hashed and self._memory[offset : offset + len(key)] == key:
-                    ended += words[cell + EXPIRY] > now
-                    # What follows it takes its place in the holder.
-                    self._end(cell, cells.holder_of(cell))
-                else:
-                    holder = cell + PEER
-            else:
-                raise Damage("a chain has no end")
-        return ended
-
-    def _flush(self):
-        words = self._words
-        newest = words[SEQUENCE]
-        if self._cells.newest() > newest:
-            raise Damage("a membership is newer than the newest")
-        words[EPOCH] = words[EPOCH] + 1 & FOREVER
-        # The commit.
-        words[FLUSHED] = sealed(newest)
-        self._rebuild()
-
     def _check(self):
-        return group_check.faults(self._cells)
+        return group_check.faults(self._inside.cells)
 
     def _statistics(self):
-        words = self._words
+        groups, memberships, _, _ = self._inside.counts()
         return {
-            "groups": words[GROUPS],
-            "memberships": words[MEMBERSHIPS],
+            "groups": groups,
+            "memberships": memberships,
             "memory_used": self._segment.memory_used(),
             "memory_size": self.size,
         }
 
     def _refuse(self):
         """Say why there was no room, with the lock free again."""
-        cells_used, cells = self._run(self._room)
-        counts = self.statistics()
-        if cells_used + 2 <= cells:
+        groups, memberships, used, cells = self._run(self._inside.counts)
+        if used + 2 <= cells:
             why = "the system has no shared memory left (Docker: --shm-size)"
         else:
             why = "group_memory is used up"
         raise GroupsFull(
             "no room for another membership in {0}: {1}. It holds {2} memberships of {3} groups, "
             "and group_memory={4} bytes is in force. Raise group_memory, lower group_expiry, or "
-            "discard members.".format(
-                self._segment.name, why, counts["memberships"], counts["groups"], self.size
-            )
+            "discard members.".format(self._segment.name, why, memberships, groups, self.size)
         )
-
-    def _room(self):
-        return self._cells.slots.used, self._cells.max

@@ -31,7 +31,7 @@ def faults(words, directory, log, waiters):
         records = list(log.walk())
     except Damage as damage:
         return found + ["log: {0}".format(damage)]
-    live = set(record for record in records if words[record + R_STATE])
+    live = {record for record in records if words[record + R_STATE]}
     found += _log_faults(words, directory, log, live)
     queued = set()
     for entry in entries:

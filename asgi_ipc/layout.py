@@ -66,13 +66,12 @@ A record is a message, or one message to several process-specific channels of on
      8 LENGTHS  bytes of payload << 32 | bytes of names
      9 payload (msgpack), then the local parts of the names, joined by newlines
 
-A TAG of WRAP says: the log goes on at LOG. One of SKIP | n says: n words were damaged here. A worked example stands in docs/design.rst, and
-tests/test_layout.py asserts it.
+A TAG of WRAP says: the log goes on at LOG. One of SKIP | n says: n words were damaged here.
+A worked example stands in docs/design.rst, and tests/test_layout.py asserts it.
 """
 import struct
 
-from asgi_ipc._shm.segment import FIRST_FREE_WORD
-from asgi_ipc._shm.slots import CONTROL_WORDS, GEN, LINK, STATE
+from asgi_ipc._shm.slots import CONTROL_WORDS
 
 KIND = 1
 LAYOUT_VERSION = 1

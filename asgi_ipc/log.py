@@ -47,7 +47,6 @@ from asgi_ipc.layout import (
     R_STATE,
     RECORD_WORDS,
     RESERVED,
-    SENT_AT,
     SEQ,
     SKIP,
     TAG_MAGIC,
@@ -70,6 +69,9 @@ PACE = 16
 
 SPARE = 8
 """One part in so many of the ring is kept free, to have room to move records into."""
+
+SHIFT = 4096
+"""Records among which room is looked for when one at HEAD does not fit beyond TAIL."""
 
 SMALL = 4096
 """Bytes up to which joining a payload to its header costs less than writing it apart."""
@@ -242,10 +244,13 @@ class Log(object):
         """Where ``need`` words fit now, or 0. Sets LIMIT for those that follow."""
         words = self._words
         head, tail, start = words[HEAD], words[TAIL], self.start
+        # Half of the margin is for records that are moved: without it, one live record at
+        # HEAD that finds no room would keep the log full when all behind it is dead.
+        kept = self._margin() // 2
         if tail < head:
             words[LIMIT] = max(head - self._margin(), tail)
-            return tail if tail + need < head else 0
-        if start + need < head and (self._thrifty(tail) or not self._extend(tail + need)):
+            return tail if tail + need + kept < head else 0
+        if start + need + kept < head and (self._thrifty(tail) or not self._extend(tail + need)):
             words[tail] = WRAP
             words[LIMIT] = max(head - self._margin(), start)
             return start
@@ -254,8 +259,10 @@ class Log(object):
         else:
             small = start + max(WINDOW, words[LIVE] * THRIFT)
             words[LIMIT] = min(small, max(words[RESERVED] - self._margin(), tail))
-        if not self._extend(tail + need) and tail + need >= words[RESERVED]:
-            return 0
+        if not self._extend(tail + need):
+            left = words[RESERVED] - tail - need
+            if left <= 0 or max(left, head - start) <= kept:
+                return 0
         return tail
 
     def _margin(self):
@@ -296,7 +303,7 @@ class Log(object):
             size = self._size(tag)
             if words[head + R_STATE]:
                 expired = words[head + EXPIRES] <= now and self._expire(tag, head, now)
-                if not expired and not self._move(tag, head, size):
+                if not (expired or self._move(tag, head, size) or self._shift(tag, head, size)):
                     break
             left -= size
             if words[HEAD] == head:
@@ -334,6 +341,54 @@ class Log(object):
         words[LIMIT] = 0
         words[MOVED] += 1
         return True
+
+    def _shift(self, tag, record, size):
+        """Copy a live record at HEAD over dead ones not far behind it, and end the one here.
+
+        For a big one that finds no room beyond TAIL. The dead ones are made one SKIP before
+        anything else is written there; the store of the copy's TAG makes it exist, and from
+        then on a crash is that of ``_move``. False if there is no place for it.
+        """
+        words = self._words
+        entry = self._entry_of((tag >> 32) & 0xFFFFFF)
+        if not entry:
+            raise Damage("a live record has no entry")
+        target, room = self._dead_run(record + size, size)
+        if not room:
+            return False
+        words[target] = SKIP | room
+        if room > size:
+            words[target + size] = SKIP | (room - size)
+        self._map[(target + 1) * 8 : (target + size) * 8] = self._map[
+            (record + 1) * 8 : (record + size) * 8
+        ]
+        words[target] = tag
+        words[record + R_STATE] = 0
+        self._relink(entry, record, target)
+        words[MOVED] += 1
+        return True
+
+    def _dead_run(self, place, size):
+        """The first dead records from ``place`` on that are ``size`` words together.
+
+        :returns: (where they begin, words), or (0, 0) if ``SHIFT`` records have none.
+        """
+        words = self._words
+        begin, tail = place, words[TAIL]
+        for _ in range(SHIFT):
+            if place == tail:
+                break
+            tag = words[place]
+            if tag == WRAP:
+                begin = place = self.start
+                continue
+            live = tag < SKIP and words[place + R_STATE]
+            place = self._hop(place, tag) if tag >= SKIP else place + self._size(tag)
+            if live:
+                begin = place
+            elif place - begin >= size:
+                return begin, place - begin
+        return 0, 0
 
     def _relink(self, entry, record, target):
         words = self._words
@@ -410,7 +465,8 @@ class Log(object):
             head, tail = self.start, end
         pieces = [(head, tail)] if head <= tail else [(head, end), (self.start, tail)]
         found = []
-        for place, piece_end in pieces:
+        for piece_start, piece_end in pieces:
+            place = piece_start
             while place < piece_end:
                 if self.sound(place, piece_end):
                     found.append(place)
@@ -477,16 +533,16 @@ class Log(object):
             head = words[HEAD] = self.start
             tail = max([self.start] + [place + (words[place] & M32) for place in records])
             words[TAIL] = tail
-        place = head
+        behind = head
         for record in records + [tail]:
-            if record < place:
+            if record < behind:
                 # The log goes round here; one word is kept free below the end.
-                words[place] = WRAP
-                place = self.start
-            if record > place:
-                words[place] = SKIP | (record - place)
+                words[behind] = WRAP
+                behind = self.start
+            if record > behind:
+                words[behind] = SKIP | (record - behind)
             if record != tail:
-                place = record + (words[record] & M32)
+                behind = record + (words[record] & M32)
 
     def _string(self, live):
         """Link the live records, given in order of entry and sequence number."""

@@ -20,7 +20,7 @@ from asgi_ipc._shm import clock as monotonic
 from asgi_ipc._shm import forks
 from asgi_ipc._shm.doorbell import Doorbell, Ringer
 from asgi_ipc._shm.segment import EPOCH, Segment
-from asgi_ipc._shm.slots import Slots
+from asgi_ipc._shm.slots import GEN, Slots
 from asgi_ipc.directory import Directory
 from asgi_ipc.errors import ChannelFull, LayerClosed, SegmentError
 from asgi_ipc.layout import (
@@ -34,7 +34,6 @@ from asgi_ipc.layout import (
     EXPIRES,
     FIRST,
     FULL,
-    GEN,
     HEAD,
     HEADER_RATES,
     HEADER_WORDS,
@@ -154,7 +153,7 @@ class MessageStore(object):
         refused = place = 0
         try:
             if lock.acquire():
-                self._rebuild(now)
+                self._rebuild()
             hint = self._hints.get(queue)
             if hint is None or words[hint[0] + GEN] != hint[1]:
                 hint = self._directory.obtain(queue, now)
@@ -205,8 +204,10 @@ class MessageStore(object):
                 raise
             if place and words[TAIL] == place + need:
                 # Sent already; what came after it is rebuilt.
-                return self._inside(self._nothing)
-            return self.send(queue, local, payload, lifetime, capacity)
+                self._inside(self._nothing)
+                return
+            self.send(queue, local, payload, lifetime, capacity)
+            return
         if self._to_ring:
             self._ring()
         if refused:
@@ -226,7 +227,7 @@ class MessageStore(object):
         lock = self._lock
         try:
             if lock.acquire():
-                self._rebuild(now)
+                self._rebuild()
             ready, dropped = self._choose(targets, now)
             while ready:
                 count = self._send_some(ready, payload, now, lifetime)
@@ -365,7 +366,7 @@ class MessageStore(object):
         found = None
         try:
             if lock.acquire():
-                self._rebuild(now)
+                self._rebuild()
             for queue in queues:
                 hint = self._hints.get(queue)
                 if hint is None or words[hint[0] + GEN] != hint[1]:
@@ -409,7 +410,7 @@ class MessageStore(object):
         batch = []
         try:
             if lock.acquire():
-                self._rebuild(now)
+                self._rebuild()
             hint = self._directory.find(queue)
             while hint is not None and len(batch) < limit:
                 entry = hint[0]
@@ -587,7 +588,7 @@ class MessageStore(object):
 
     def _drop_all(self):
         self._words[HEAD] = self._words[TAIL]  # the commit
-        self._rebuild(self._clock())
+        self._rebuild()
 
     def global_statistics(self):
         """Figures of the whole segment, see ``statistics``. Cost: the channels, in pieces."""
@@ -641,7 +642,10 @@ class MessageStore(object):
         return self._segment.replaced()
 
     def close(self):
-        """Detach (other threads that wait get LayerClosed), and take away this process's doorbells. The messages stay."""
+        """Detach, and take away this process's doorbells. The messages stay.
+
+        Other threads that wait get LayerClosed.
+        """
         for waiter in self._idle_waiters:
             if waiter.bell and waiter.doorbell.usable:
                 self._inside(self._strike, waiter.bell, waiter.doorbell.number)
@@ -653,7 +657,7 @@ class MessageStore(object):
             # Other threads that wait find the layer closed, and say so.
             waiter.doorbell.ring()
 
-    def _rebuild(self, now):
+    def _rebuild(self):
         """Derive everything from the records: the last holder did not leave properly."""
         words = self._words
         words[EPOCH] += 1
@@ -676,7 +680,7 @@ class MessageStore(object):
         lock = self._lock
         try:
             if lock.acquire():
-                self._rebuild(self._clock())
+                self._rebuild()
             result = work(*args)
             lock.release()
         except BaseException as error:

@@ -119,7 +119,9 @@ def compile_capacities(channel_capacity):
         return []
     pairs = channel_capacity.items() if hasattr(channel_capacity, "items") else channel_capacity
     if isinstance(pairs, (six.text_type, bytes)):
-        raise ValueError("%s, not %s." % (_CAPACITY_RULE, _shown(channel_capacity)))
+        raise ValueError(  # noqa: TRY004 (every wrong option is a ValueError)
+            "%s, not %s." % (_CAPACITY_RULE, _shown(channel_capacity))
+        )
     try:
         pairs = [(pattern, capacity) for pattern, capacity in pairs]
     except (TypeError, ValueError):
@@ -251,6 +253,6 @@ def _shown(value):
     """``repr(value)`` for an error text: short, and never an error of its own."""
     try:
         text = repr(value)
-    except Exception:  # whatever a foreign __repr__ raises, the refusal must get through
+    except Exception:  # noqa: BLE001 (whatever a foreign __repr__ raises, the refusal must get through)
         text = "<%s>" % type(value).__name__
     return text if len(text) <= _SHOWN else "%s... (%d characters)" % (text[:_SHOWN], len(text))

@@ -1,4 +1,4 @@
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Pattern, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, Pattern, Sequence, Tuple, Union
 
 MAX_NAME_LENGTH: int
 
@@ -9,11 +9,11 @@ def non_local_name(name: str) -> str: ...
 def split_local(name: str) -> Tuple[str, str]: ...
 def compile_capacities(
     channel_capacity: Union[
-        None,
         Mapping[str, int],
         Mapping[Pattern[str], int],
         Mapping[Union[str, Pattern[str]], int],
         Iterable[Tuple[Union[str, Pattern[str]], int]],
+        None,
     ],
 ) -> List[Tuple[Pattern[str], int]]: ...
 def get_capacity(

@@ -99,7 +99,9 @@ def _nanoseconds(name, value):
 
 def _mode(mode):
     if isinstance(mode, bool) or not isinstance(mode, six.integer_types):
-        raise ValueError("mode={0!r}: it has to be permission bits, such as 0o600".format(mode))
+        raise ValueError(  # noqa: TRY004 (every wrong option is a ValueError)
+            "mode={0!r}: it has to be permission bits, such as 0o600".format(mode)
+        )
     if mode & ~0o666 or mode & 0o600 != 0o600:
         raise ValueError(
             "mode={0:#o}: the owner has to read and write (0o600); besides, 0o060 and 0o006 "

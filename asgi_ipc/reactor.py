@@ -108,7 +108,7 @@ class _Waiting(object):
             found = self._messages.receive(self._queues, self._waiter)
             if self._messages.due or self._messages.lapsed:
                 self._stores.tidy()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, the Deferred's owner gets it)
             self._leave()
             self.deferred.errback(error)
             return
@@ -132,7 +132,7 @@ class _Waiting(object):
             return
         try:
             result = found[0] + found[1], unpack(found[2])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (likewise)
             self.deferred.errback(error)
             return
         self.deferred.callback(result)
@@ -163,7 +163,7 @@ class _Waiting(object):
         self._waiter.doorbell.silence()
         self._look()
 
-    def connectionLost(self, reason):
+    def connectionLost(self, reason):  # noqa: ARG002 (the interface's signature)
         """The reactor shuts down, and has dropped us already."""
         self._reading = False
         self._leave()

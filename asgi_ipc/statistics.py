@@ -8,6 +8,7 @@ most, so sending costs one comparison for it. What lies between the window's beg
 its roll was sent within a second of it.
 """
 from asgi_ipc._shm.clock import SECOND
+from asgi_ipc._shm.slots import STATE
 from asgi_ipc.layout import (
     C_FULL,
     C_SENT,
@@ -19,10 +20,8 @@ from asgi_ipc.layout import (
     P_FULL,
     P_SENT,
     P_START,
-    RATES,
     SENT,
     SENT_AT,
-    STATE,
 )
 
 RECENT = 5 * SECOND

@@ -203,7 +203,7 @@ class Waiters(object):
                     found.append("node {0}: belongs to another bell".format(node))
                 owned.add(node)
                 node = words[node + SIBLING]
-        in_use = set(node for node in self.nodes.all() if words[node + STATE])
+        in_use = {node for node in self.nodes.all() if words[node + STATE]}
         if owned != in_use or not hung <= in_use:
             found.append("nodes in use, hung up and owned by bells do not agree")
         return found

@@ -3,9 +3,9 @@ import binascii
 import os
 
 import pytest
+from storekit import FakeClock, open_messages
 
 from asgi_ipc._shm import segment
-from storekit import FakeClock, open_messages
 
 
 def pytest_configure(config):

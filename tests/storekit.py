@@ -109,8 +109,12 @@ class Child(object):
         """Send it a signal; after SIGKILL also wait for its end."""
         os.kill(self.pid, number)
         if number == signal.SIGKILL:
-            self._pipe.close()
-            self.wait()
+            self.close()
+
+    def close(self):
+        """For a child that has no result: wait for its end."""
+        self._pipe.close()
+        self.wait()
 
 
 def in_child(function, *args):

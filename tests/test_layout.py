@@ -3,6 +3,7 @@ import binascii
 import os
 
 import pytest
+from storekit import put
 
 from asgi_ipc._shm import segment as segment_module
 from asgi_ipc._shm.clock import SECOND
@@ -22,7 +23,6 @@ from asgi_ipc.layout import (
     fixed_bytes,
     sizes,
 )
-from storekit import put
 
 SIZE = 64 * 1024
 LITTLE = segment_module.MAGIC_VALUE == 0x4350495F49475341
@@ -119,5 +119,36 @@ def test_the_state_of_a_fan_out_is_a_cursor(known_store):
     assert words[5184 + 1] == 0
 
 
-ENTRY = []
-RECORD = []
+ENTRY = [
+    "0100000000000000",  # STATE in use
+    "0000000000000000",  # GEN
+    "0000000000000000",  # LINK none
+    "f19778cd63079076",  # HASH
+    "4014000000000000",  # FIRST 5184
+    "4014000000000000",  # LAST
+    "0100000000000000",  # COUNT
+    "0000000000000000",  # WAIT_FIRST
+    "0000000000000000",  # WAIT_LAST
+    "0100000000000000",  # SENT
+    "0000000000000000",  # FULL
+    "00f2052a01000000",  # C_START 5,000,000,000 ns
+] + ["0000000000000000"] * 5 + [
+    "0e00000000000000",  # NAME_LENGTH 14
+    "0000000000000000",
+    "687474702e726573",  # http.res
+    "706f6e7365210000",  # ponse!
+] + ["0000000000000000"] * 11
+
+RECORD = [
+    "0b000000000000a5",  # TAG: 11 words, entry 0
+    "0100000000000000",  # STATE live, cursor 0
+    "0000000000000000",  # NEXT
+    "0000000000000000",  # PREV
+    "5f1b9b3800000000",  # CHECK
+    "0100000000000000",  # SEQ
+    "00f2052a01000000",  # SENT_AT 5,000,000,000 ns
+    "004a4d220f000000",  # EXPIRES 65,000,000,000 ns
+    "0300000009000000",  # LENGTHS: 3 of names, 9 of payload
+    "81a474657874a268",  # payload
+    "6958613100000000",  # payload, "Xa1", zeros
+]

@@ -9,7 +9,13 @@ import six
 from asgi_ipc import names
 
 GOOD_ANYWHERE = [u"a", u"http.request", u"A-Z_09.x", u".", u"-", u"x" * 99]
-GOOD_CHANNELS = GOOD_ANYWHERE + [u"reply?a", u"http.response!", u"http.response!aB-9_.", u"a?.", u"a!-"]
+GOOD_CHANNELS = GOOD_ANYWHERE + [
+    u"reply?a",
+    u"http.response!",
+    u"http.response!aB-9_.",
+    u"a?.",
+    u"a!-",
+]
 
 BAD_ANYWHERE = [
     u"",
@@ -296,7 +302,11 @@ def test_wrong_pattern(pattern):
     assert repr(pattern) in str(caught.value)
 
 
-@pytest.mark.parametrize("given", [5, u"ab", b"ab", [u"a"], [(u"a", 1, 2)], [5], object()], ids=identify)
+@pytest.mark.parametrize(
+    "given",
+    [5, u"", b"", u"ab", b"ab", [u"a"], [(u"a", 1, 2)], [5], object()],
+    ids=identify,
+)
 def test_what_is_no_set_of_capacities(given):
     with pytest.raises(ValueError) as caught:
         names.compile_capacities(given)

@@ -59,6 +59,9 @@ FIRST_WAIT = 0.02
 FIRST_NAP, LONGEST_NAP = 0.00005, 0.02
 """Seconds between tries of a flock that somebody holds who has no token."""
 
+TOKEN_NAP = 0.0002
+"""Seconds between tries for a token where waiting for one is no good."""
+
 COUNT_SUPPORTED = posix_ipc.SEMAPHORE_VALUE_SUPPORTED
 TIMEOUT_SUPPORTED = posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED
 
@@ -67,6 +70,7 @@ CLOSED = "this channel layer was closed; make a new one"
 _TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
 _UNLOCK = fcntl.LOCK_UN
 _flock = fcntl.flock
+_MAIN_THREAD = threading._MainThread
 
 
 class _Holder(object):
@@ -140,7 +144,7 @@ class SegmentLock(object):
             raise LayerClosed(CLOSED)
         holder = self._holders.mine
         if holder.inside:
-            self._recover_own(holder)
+            self._recover_own()
         try:
             self._semaphore.acquire(0)
             holder.token = True
@@ -230,15 +234,17 @@ class SegmentLock(object):
 
     def _take_token(self, seconds):
         """Wait up to ``seconds`` for a token; True if one was got."""
-        if not TIMEOUT_SUPPORTED:
-            time.sleep(min(seconds, 0.001))
+        if not TIMEOUT_SUPPORTED or _handles_signals():
+            # What a signal's handler raises (SystemExit, when a worker is stopped) posix_ipc
+            # replaces by its SignalError, and it is gone; sleep lets it through.
+            time.sleep(min(seconds, TOKEN_NAP))
             seconds = 0
         try:
             self._semaphore.acquire(seconds)
         except posix_ipc.BusyError:
             return False
         except posix_ipc.SignalError:
-            # The handlers have run, and none of them raised.
+            # Not a thread in which handlers run: none of them raised here.
             return False
         return True
 
@@ -271,9 +277,9 @@ class SegmentLock(object):
             )
         )
 
-    def _recover_own(self, holder):
+    def _recover_own(self):
         """This thread counts as inside already: re-entered, or left there by an exception."""
-        frame = sys._getframe(2).f_back
+        frame = sys._getframe(2).f_back  # noqa: SLF001 (the documented way to one's frames)
         while frame is not None:
             if frame.f_locals.get("lock") is self:
                 raise ReentrantCall(
@@ -283,3 +289,7 @@ class SegmentLock(object):
             frame = frame.f_back
         self.abandon()
 
+
+def _handles_signals():
+    """Whether Python runs signal handlers in this thread: in the main one alone."""
+    return isinstance(threading.current_thread(), _MAIN_THREAD)

@@ -103,13 +103,13 @@ class Segment(object):
     :param layout: version of the layout; another one is refused.
     :param size: bytes, if it has to be made; an existing one keeps its size.
     :param fixed: bytes at the beginning that are reserved when it is made.
-    :param format: called as ``format(words, size)`` to lay the user's header in a new one.
+    :param lay_header: called as ``lay_header(words, size)`` to lay the user's header in a new one.
     :param mode: permission bits; 0600 admits this user alone.
     :param lock_timeout: seconds, see ``lock``.
     :raises SegmentError: it is not ours, or there is no memory for it; says what to do.
     """
 
-    def __init__(self, name, kind, layout, size, fixed, format, mode, lock_timeout):
+    def __init__(self, name, kind, layout, size, fixed, lay_header, mode, lock_timeout):
         self.name = name
         self.mode = mode
         self.created = False
@@ -117,11 +117,11 @@ class Segment(object):
         self._layout = layout
         self._lock_timeout = lock_timeout
         self.map = self.words = None
-        while not self._attach(round_up(size, PAGE), fixed, format):
+        while not self._attach(round_up(size, PAGE), fixed, lay_header):
             pass
         forks.watch(self)
 
-    def _attach(self, size, fixed, format):
+    def _attach(self, size, fixed, lay_header):
         """Open, look under the lock, make or validate; False if it was unlinked meanwhile."""
         self._descriptor = _open_memory(self.name, self.mode)
         self.lock = lock = SegmentLock(
@@ -136,7 +136,7 @@ class Segment(object):
             attached = status.st_nlink != 0 or SHM_FOLDER is None
             if attached:
                 self._refuse_strangers(status)
-                self._make_or_map(status.st_size, size, fixed, format)
+                self._make_or_map(status.st_size, size, fixed, lay_header)
                 lock.guard(self.words, BUSY)
                 self._key = _UNSIGNED.pack(self.words[KEY])
         except BaseException:
@@ -151,7 +151,7 @@ class Segment(object):
         lock.abandon()
         return True
 
-    def _make_or_map(self, found_size, size, fixed, format):
+    def _make_or_map(self, found_size, size, fixed, lay_header):
         if found_size == 0:
             os.ftruncate(self._descriptor, size)
             found_size = size
@@ -164,11 +164,11 @@ class Segment(object):
         self.map = mmap.mmap(self._descriptor, found_size)
         self.words = view_words(self.map)
         if self.words[MAGIC] == 0 and not any(self.map[:PAGE].strip(b"\0")):
-            self._make(fixed, format)
+            self._make(fixed, lay_header)
         else:
             self._validate()
 
-    def _make(self, fixed, format):
+    def _make(self, fixed, lay_header):
         words = self.words
         if not self.reserve(PAGE, max(fixed, PAGE)):
             raise SegmentError(self._no_room(fixed))
@@ -176,7 +176,7 @@ class Segment(object):
         words[KIND] = self._kind
         words[SIZE] = self.size
         words[KEY] = _UNSIGNED.unpack(os.urandom(8))[0]
-        format(words, self.size)
+        lay_header(words, self.size)
         words[MAGIC] = MAGIC_VALUE
         self.created = True
 
@@ -193,7 +193,9 @@ class Segment(object):
             )
         if words[SIZE] != self.size:
             raise SegmentError(
-                self._stranger("it is {0} bytes long and should be {1}".format(self.size, words[SIZE]))
+                self._stranger(
+                    "it is {0} bytes long and should be {1}".format(self.size, words[SIZE])
+                )
             )
 
     def _refuse_strangers(self, status):
@@ -243,7 +245,9 @@ class Segment(object):
         """Detach. The segment stays for others; ``unlink`` removes it. Twice is once."""
         lock = self.lock
         try:
-            lock.acquire()
+            if not lock.acquire():
+                # Nothing was begun, so nobody has to rebuild for it.
+                self.words[BUSY] = 0
         except LayerClosed:
             return
         except BaseException:

@@ -44,7 +44,7 @@ def fork(function, *args):
     try:
         random.seed()
         status = function(*args)
-    except BaseException:  # noqa: BLE001
+    except BaseException:
         traceback.print_exc()
     finally:
         sys.stderr.flush()

@@ -1,0 +1,130 @@
+"""Imports go one way, and the core stands on three packages."""
+import ast
+import os
+import subprocess
+import sys
+
+import pytest
+
+import asgi_ipc
+
+FOLDER = os.path.dirname(os.path.abspath(asgi_ipc.__file__))
+STORE = ["directory", "groups", "group_cells", "group_check", "integrity", "layout", "log", "messages", "statistics", "waiters"]
+"""Modules below the faces: they must know neither face, nor what both share above them."""
+
+ABOVE_STORE = {"core", "aio", "cli", "stores", "reactor", "options", "drops", "__main__"}
+OUTSIDE = {"posix_ipc", "msgpack", "six"}
+LIBRARY = {
+    "__future__", "abc", "argparse", "array", "asyncio", "atexit", "binascii", "collections",
+    "contextlib", "contextvars", "copy", "ctypes", "datetime", "errno", "fcntl", "fnmatch",
+    "functools", "getopt", "hashlib", "hmac", "importlib", "io", "inspect", "itertools", "json",
+    "logging", "math", "mmap", "operator", "optparse", "os", "pkgutil", "platform", "pwd",
+    "random", "re", "select", "selectors", "shutil", "signal", "stat", "string", "struct",
+    "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "traceback", "typing",
+    "uuid", "warnings", "weakref", "zlib",
+}  # fmt: skip
+OPTIONAL = {"reactor": {"twisted"}}
+"""What a module may import beyond, when it is there, inside of a function."""
+
+MODULES = sorted(
+    os.path.relpath(os.path.join(folder, name), FOLDER)[:-3].replace(os.sep, ".")
+    for folder, _, names in os.walk(FOLDER)
+    for name in names
+    if name.endswith(".py")
+)
+
+
+def tree_of(module):
+    with open(os.path.join(FOLDER, *module.split(".")) + ".py", "rb") as source:
+        return ast.parse(source.read())
+
+
+def parsed(module):
+    try:
+        return tree_of(module)
+    except SyntaxError:
+        # The asynchronous face is newer than the Python that runs this.
+        if module != "aio" or sys.version_info >= (3, 8):
+            raise
+        pytest.skip("{0} is not for this Python".format(module))
+
+
+def imports(module):
+    """Full names of all that a module imports, inside of functions as well."""
+    found = set()
+    for node in ast.walk(parsed(module)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "{0} imports relatively".format(module)
+            found.add(node.module)
+            found.update(node.module + "." + alias.name for alias in node.names)
+    return found
+
+
+def own(module):
+    """The same, of this package only, without its name in front."""
+    return {
+        name[len("asgi_ipc.") :] for name in imports(module) if name.startswith("asgi_ipc.")
+    }
+
+
+def test_the_modules_are_found():
+    assert {"core", "messages", "_shm.lock"} <= set(MODULES)
+    assert set(STORE) <= set(MODULES)
+    assert {"log", "directory"} <= own("messages")
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("_shm")])
+def test_shm_knows_nothing_above_it(module):
+    for name in own(module):
+        assert name.split(".")[0] in ("_shm", "errors"), name
+    assert "asgi_ipc" not in imports(module) or module == "_shm.__init__"
+
+
+@pytest.mark.parametrize("module", STORE)
+def test_the_store_knows_no_face(module):
+    assert not {name.split(".")[0] for name in own(module)} & ABOVE_STORE
+    assert "codec" not in own(module)
+
+
+@pytest.mark.parametrize("module", ["core", "aio"])
+def test_the_faces_do_not_know_each_other(module):
+    if module not in MODULES:
+        pytest.skip("there is no {0}".format(module))
+    other = {"core": "aio", "aio": "core"}[module]
+    assert other not in {name.split(".")[0] for name in own(module)}
+
+
+def test_errors_know_nothing():
+    assert own("errors") == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_beyond_the_library_and_three_packages(module):
+    roots = {name.split(".")[0] for name in imports(module)} - {"asgi_ipc"}
+    assert roots - LIBRARY - OUTSIDE - OPTIONAL.get(module, set()) == set()
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "codec"])
+def test_only_the_codec_knows_msgpack(module):
+    assert "msgpack" not in {name.split(".")[0] for name in imports(module)}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_is_pickled(module):
+    roots = {name.split(".")[0] for name in imports(module)}
+    assert not roots & {"pickle", "cPickle", "marshal", "shelve"}
+
+
+def test_what_an_import_loads():
+    """Importing is cheap: nothing that only some need, and nothing of the frameworks."""
+    unwanted = {"twisted", "asgiref", "channels", "django", "asyncio", "pkg_resources"}
+    if sys.version_info >= (3, 7):
+        unwanted.add("ctypes")
+    script = "import asgi_ipc, sys; print('\\n'.join(sys.modules))"
+    environment = dict(os.environ, PYTHONPATH=os.path.dirname(FOLDER))
+    loaded = subprocess.check_output([sys.executable, "-c", script], env=environment)
+    found = {name.split(".")[0] for name in loaded.decode().split()}
+    assert found & unwanted == set()
+    assert "posix_ipc" in found

@@ -1,0 +1,431 @@
+"""SegmentLock: one at a time, whatever dies, stops, is lost or comes twice."""
+import os
+import signal
+import threading
+import time
+
+import posix_ipc
+import pytest
+from storekit import Child, in_child
+
+from asgi_ipc._shm import lock as lock_module
+from asgi_ipc._shm.segment import BUSY, FIRST_FREE_WORD, PAGE, Segment
+from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
+
+A_SECOND = 1.0
+COUNTER = FIRST_FREE_WORD
+
+
+def formatted(words, size):
+    """Nothing to lay out."""
+
+
+@pytest.fixture
+def attach(prefix):
+    """A function that attaches the test's segment once more."""
+    segments = []
+
+    def attach_one(lock_timeout=10.0):
+        segments.append(
+            Segment(
+                "/{0}-messages".format(prefix), 9, 1, PAGE, PAGE, formatted, 0o600, lock_timeout
+            )
+        )
+        return segments[-1]
+
+    yield attach_one
+    for segment in segments:
+        segment.close()
+
+
+@pytest.fixture
+def segment(attach):
+    return attach()
+
+
+@pytest.fixture(params=["all", "no count", "no timeout", "neither"])
+def capabilities(request, monkeypatch):
+    """Also as on systems whose semaphores tell no value, or take no timeout (macOS)."""
+    if request.param in ("no count", "neither"):
+        monkeypatch.setattr(lock_module, "COUNT_SUPPORTED", False)
+    if request.param in ("no timeout", "neither"):
+        monkeypatch.setattr(lock_module, "TIMEOUT_SUPPORTED", False)
+    return request.param
+
+
+def use(lock):
+    """Get in and out as every user does; True if a rebuild was asked for."""
+    try:
+        found = lock.acquire()
+        lock.release()
+    except BaseException:
+        lock.abandon()
+        raise
+    return found
+
+
+def semaphore(segment):
+    return posix_ipc.Semaphore(segment.name)
+
+
+def value(segment):
+    handle = semaphore(segment)
+    try:
+        return handle.value
+    finally:
+        handle.close()
+
+
+def enter_and_tell(segment, pipe, seconds=60):
+    """In a child: stay inside, after having told so."""
+    segment.lock.acquire()
+    os.write(pipe, b"!")
+    time.sleep(seconds)
+
+
+def child_inside(segment):
+    """Return a Child that is inside the lock by now."""
+    reader, writer = os.pipe()
+    child = Child(enter_and_tell, segment, writer)
+    os.close(writer)
+    assert os.read(reader, 1) == b"!"
+    os.close(reader)
+    return child
+
+
+def test_in_and_out(segment):
+    assert segment.lock.acquire() is False
+    assert segment.words[BUSY] == os.getpid()
+    segment.lock.release()
+    assert segment.words[BUSY] == 0
+    assert use(segment.lock) is False
+    assert segment.lock.recoveries == 0
+
+
+def test_a_lost_token_is_made_good(segment, attach, capabilities):
+    """As by one who was killed between the semaphore and the flock."""
+    handle = semaphore(segment)
+    handle.acquire()
+    handle.close()
+    for number, lock in enumerate((segment.lock, attach().lock, segment.lock)):
+        began = time.time()
+        assert use(lock) is False
+        assert time.time() - began < A_SECOND
+    if lock_module.COUNT_SUPPORTED:
+        assert value(segment) == 1
+
+
+def test_a_doubled_token_lets_nobody_in(segment, attach, capabilities):
+    handle = semaphore(segment)
+    handle.release()
+    handle.release()
+    handle.close()
+    other = attach().lock
+    inside = []
+
+    def enter():
+        other.acquire()
+        inside.append(segment.words[COUNTER])
+        other.release()
+
+    segment.lock.acquire()
+    segment.words[COUNTER] = 0
+    thread = threading.Thread(target=enter)
+    thread.start()
+    time.sleep(0.1)
+    assert not inside
+    segment.words[COUNTER] = 7
+    segment.lock.release()
+    thread.join(10)
+    assert inside == [7]
+    assert use(segment.lock) is False
+
+
+def test_tokens_do_not_pile_up(segment, attach):
+    if not lock_module.COUNT_SUPPORTED:
+        pytest.skip("the system cannot tell")
+    for _ in range(5):
+        segment.lock.abandon()
+        use(segment.lock)
+        segment.lock.abandon()
+    assert value(segment) == 1
+
+
+def test_a_holder_that_was_killed(segment, capabilities):
+    for number in range(3):
+        child_inside(segment).kill(signal.SIGKILL)
+        began = time.time()
+        assert use(segment.lock) is True
+        assert time.time() - began < A_SECOND
+        assert use(segment.lock) is False
+    assert segment.lock.recoveries == 3
+
+
+def test_all_who_queue_get_in_after_a_kill(segment):
+    holder = child_inside(segment)
+    queue = [Child(use, segment.lock) for _ in range(4)]
+    time.sleep(0.1)
+    holder.kill(signal.SIGKILL)
+    assert sorted(child.result() for child in queue) == [False, False, False, True]
+
+
+def test_a_stopped_holder_is_named_and_waited_for(attach):
+    segment = attach(lock_timeout=0.2)
+    child = child_inside(segment)
+    try:
+        child.kill(signal.SIGSTOP)
+        for _ in range(2):
+            with pytest.raises(LockTimeout) as error:
+                use(segment.lock)
+            assert "process {0}".format(child.pid) in str(error.value)
+            assert "kill -CONT" in str(error.value)
+    finally:
+        child.kill(signal.SIGCONT)
+        child.kill(signal.SIGKILL)
+    assert use(segment.lock) is True
+    assert use(segment.lock) is False
+
+
+def test_it_works_after_a_stopped_holder_went_on(attach):
+    segment = attach(lock_timeout=0.2)
+    reader, writer = os.pipe()
+
+    def stay():
+        segment.lock.acquire()
+        os.write(writer, b"!")
+        os.kill(os.getpid(), signal.SIGSTOP)
+        segment.lock.release()
+
+    child = Child(stay)
+    assert os.read(reader, 1) == b"!"
+    with pytest.raises(LockTimeout):
+        use(segment.lock)
+    child.kill(signal.SIGCONT)
+    child.result()
+    assert use(segment.lock) is False
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_signal_handler_that_calls_in_is_told(segment):
+    """It would wait for its own thread; instead it is an error, and the lock stays sound."""
+    told = []
+
+    def handler(*_):
+        try:
+            use(segment.lock)
+        except ReentrantCall as error:
+            told.append(str(error))
+
+    def interrupted(lock):
+        lock.acquire()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        for _ in range(100):
+            if told:
+                break
+            time.sleep(0.01)
+        lock.release()
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        interrupted(segment.lock)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert "signal handler" in told[0]
+    use(segment.lock)
+    assert use(segment.lock) is False
+
+
+def test_a_hold_left_behind_is_recovered_by_its_own_thread(segment, attach):
+    """An exception between the return of acquire and the try that would abandon."""
+
+    def leave_behind(lock):
+        lock.acquire()
+
+    leave_behind(segment.lock)
+    assert use(segment.lock) is True
+    assert use(segment.lock) is False
+    assert use(attach().lock) is False
+
+
+def test_abandon_at_any_time_any_number_of_times(segment, attach, capabilities):
+    other = attach().lock
+    segment.lock.abandon()
+    segment.lock.abandon()
+    assert use(other) is False
+    segment.lock.acquire()
+    segment.lock.abandon()
+    segment.lock.abandon()
+    assert use(other) is True
+    assert use(segment.lock) is False
+
+
+def test_abandon_does_not_free_what_another_thread_holds(segment):
+    segment.lock.acquire()
+    thread = threading.Thread(target=segment.lock.abandon)
+    thread.start()
+    thread.join()
+    probe = Child(use, segment.lock)
+    time.sleep(0.1)
+    segment.words[COUNTER] = 1
+    assert segment.words[BUSY] == os.getpid()
+    segment.lock.release()
+    assert probe.result() is False
+
+
+def test_fork_while_another_thread_is_inside(segment):
+    """The child neither holds what that thread holds, nor frees it."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def stay():
+        segment.lock.acquire()
+        entered.set()
+        leave.wait(10)
+        segment.words[COUNTER] = 5
+        segment.lock.release()
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    entered.wait(10)
+
+    def look():
+        segment.lock.acquire()
+        seen = segment.words[COUNTER]
+        segment.lock.release()
+        return seen
+
+    child = Child(look)
+    time.sleep(0.1)
+    leave.set()
+    assert child.result() == 5
+    thread.join()
+    assert use(segment.lock) is False
+
+
+def test_a_child_does_not_keep_alive_what_its_parent_held(segment, attach):
+    """The parent dies inside while a child of it, forked in between, lives on."""
+
+    def parent():
+        segment.lock.acquire()
+        if not os.fork():
+            # Any call in the child; where Python tells of forks, none is needed.
+            lock_module.forks.check()
+            os.close(stay_writer)
+            os.read(stay_reader, 1)
+            os._exit(0)
+        os.write(ready_writer, b"!")
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    stay_reader, stay_writer = os.pipe()
+    ready_reader, ready_writer = os.pipe()
+    child = Child(parent)
+    assert os.read(ready_reader, 1) == b"!"
+    child.wait()
+    began = time.time()
+    assert in_child(use, segment.lock) is True
+    assert time.time() - began < 5
+    for descriptor in (stay_reader, stay_writer, ready_reader, ready_writer):
+        os.close(descriptor)
+
+
+def test_threads_take_turns(segment):
+    problems = []
+
+    def work():
+        for _ in range(300):
+            segment.lock.acquire()
+            seen = segment.words[COUNTER]
+            time.sleep(0)
+            segment.words[COUNTER] = seen + 1
+            segment.lock.release()
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    assert segment.words[COUNTER] == 6 * 300
+
+
+def test_descriptors_of_threads_that_ended_are_closed(segment):
+    def count():
+        return len(os.listdir("/proc/self/fd"))
+
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("the system does not show descriptors")
+    use(segment.lock)
+    before = count()
+    for _ in range(50):
+        thread = threading.Thread(target=use, args=(segment.lock,))
+        thread.start()
+        thread.join()
+    assert count() <= before + 2
+
+
+def test_a_closed_lock_lets_nobody_in(attach):
+    segment = attach()
+    segment.close()
+    with pytest.raises(LayerClosed):
+        use(segment.lock)
+    assert use(attach().lock) is False
+
+
+def test_a_thread_that_waits_learns_of_the_close(attach, segment):
+    mine = attach()
+    child = child_inside(segment)
+    answers = []
+
+    def wait():
+        try:
+            answers.append(use(mine.lock))
+        except LayerClosed:
+            answers.append("closed")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.05)
+    child.kill(signal.SIGKILL)
+    mine.close()
+    thread.join(10)
+    assert answers and answers[0] in ("closed", True, False)
+
+
+def test_signals_while_waiting_do_not_disturb(segment):
+    """Handlers run, and the wait goes on."""
+    child = child_inside(segment)
+    ran = []
+    before = signal.signal(signal.SIGALRM, lambda *_: ran.append(1))
+    timer = threading.Timer(0.3, child.kill)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+        timer.start()
+        assert use(segment.lock) is True
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        timer.join()
+    assert ran
+    assert use(segment.lock) is False
+
+
+def test_a_handler_that_raises_while_waiting_leaves_it_sound(segment):
+    class Stop(Exception):
+        pass
+
+    def stop(*_):
+        raise Stop
+
+    child = child_inside(segment)
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(Stop):
+            use(segment.lock)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        child.kill()
+    assert use(segment.lock) is True
+    assert use(segment.lock) is False

@@ -1,0 +1,481 @@
+"""MessageStore: what each operation does, under a clock that stands still."""
+import random
+import warnings
+
+import pytest
+from storekit import LONG, PLENTY, drain, get, in_child, put, try_put
+
+from asgi_ipc._shm import segment
+from asgi_ipc._shm.clock import SECOND
+from asgi_ipc._shm.segment import EPOCH
+from asgi_ipc._shm.slots import GEN
+from asgi_ipc.directory import HINTS_KEPT, IDLE
+from asgi_ipc.errors import ChannelFull, LayerClosed, SegmentError
+from asgi_ipc.messages import MINIMUM_SIZE, MessageStore
+
+# -- send and receive ----------------------------------------------------------------------
+
+
+def test_what_is_sent_is_received_once(store):
+    put(store, u"a", b"payload")
+    assert get(store, u"a") == (u"a", u"", b"payload")
+    assert get(store, u"a") is None
+    assert store.check() == []
+
+
+def test_nothing_there(store):
+    assert get(store, u"never", u"heard", u"of") is None
+    assert store.check() == []
+
+
+def test_order_is_kept_in_each_channel(store):
+    for number in range(100):
+        put(store, u"ab"[number % 2], b"%d" % number)
+    assert drain(store, u"a") == [b"%d" % number for number in range(0, 100, 2)]
+    assert drain(store, u"b") == [b"%d" % number for number in range(1, 100, 2)]
+
+
+def test_the_first_queue_with_a_message_is_served(store):
+    put(store, u"b", b"1")
+    put(store, u"c", b"2")
+    assert get(store, u"a", u"b", u"c")[0] == u"b"
+    assert get(store, u"a", u"b", u"c")[0] == u"c"
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 4095, 4096, 4097, 100000])
+def test_payloads_of_any_length_and_byte(store, length):
+    rnd = random.Random(length)
+    payload = bytes(bytearray(rnd.randrange(256) for _ in range(length)))
+    put(store, u"a", payload)
+    put(store, u"p!", payload, local=u"x")
+    assert get(store, u"a")[2] == payload
+    assert get(store, u"p!") == (u"p!", u"x", payload)
+    assert store.check() == []
+
+
+def test_another_store_of_the_prefix_sees_it(store, open_store):
+    other = open_store()
+    put(store, u"a", b"1")
+    assert get(other, u"a")[2] == b"1"
+    assert get(store, u"a") is None
+
+
+def test_another_process_sees_it(store, open_store):
+    put(store, u"a", b"1")
+    assert in_child(lambda: get(store, u"a")[2]) == b"1"
+    in_child(put, store, u"a", b"2")
+    assert get(store, u"a")[2] == b"2"
+
+
+def test_another_prefix_does_not(store, prefix, clock):
+    other = MessageStore(prefix + "x", MINIMUM_SIZE, clock=clock)
+    try:
+        put(store, u"a", b"1")
+        assert get(other, u"a") is None
+    finally:
+        other.close()
+        segment.unlink("/{0}x-messages".format(prefix))
+
+
+def test_local_parts_come_with_their_messages(store):
+    put(store, u"p!", b"1", local=u"one")
+    put(store, u"p!", b"2", local=u"two")
+    assert get(store, u"p!") == (u"p!", u"one", b"1")
+    assert get(store, u"p!") == (u"p!", u"two", b"2")
+    assert type(u"") is type(in_child(lambda: u"")) is type(u"p!")
+
+
+# -- capacity ------------------------------------------------------------------------------
+
+
+def test_capacity_is_that_of_the_call(store):
+    for _ in range(3):
+        put(store, u"a", b"x", capacity=3)
+    with pytest.raises(ChannelFull) as error:
+        put(store, u"a", b"x", capacity=3)
+    assert "a holds 3 messages" in str(error.value)
+    assert "capacity" in str(error.value)
+    put(store, u"a", b"x", capacity=4)
+    put(store, u"b", b"x", capacity=1)
+    assert len(drain(store, u"a")) == 4
+    put(store, u"a", b"x", capacity=1)
+
+
+def test_expired_messages_do_not_count(store, clock):
+    for _ in range(3):
+        put(store, u"a", b"old", lifetime=SECOND, capacity=3)
+    clock.advance(1)
+    put(store, u"a", b"new", capacity=3)
+    assert drain(store, u"a") == [b"new"]
+    assert store.check() == []
+
+
+def test_capacity_of_a_process_counts_records(store):
+    store.send_each([(u"p!", b"a\nb\nc\nd", 1)], b"x", LONG)
+    assert store.send_each([(u"p!", b"a\nb", 1)], b"x", LONG)[0][0] == u"p!"
+    assert [get(store, u"p!")[1] for _ in range(4)] == [u"a", u"b", u"c", u"d"]
+
+
+# -- expiry --------------------------------------------------------------------------------
+
+
+def test_expires_at_its_time_and_not_before(store, clock):
+    put(store, u"a", b"x", lifetime=SECOND)
+    put(store, u"b", b"x", lifetime=SECOND)
+    clock.time += SECOND - 1
+    assert get(store, u"a")[2] == b"x"
+    clock.time += 1
+    assert get(store, u"b") is None
+    assert store.memory()["messages"] == 0
+    assert store.check() == []
+
+
+def test_one_that_lives_longer_hides_behind_none(store, clock):
+    put(store, u"a", b"1", lifetime=SECOND)
+    put(store, u"a", b"2", lifetime=5 * SECOND)
+    put(store, u"a", b"3", lifetime=SECOND)
+    clock.advance(2)
+    assert get(store, u"a")[2] == b"2"
+    assert get(store, u"a") is None
+
+
+def test_unread_names_of_a_process_lapse(store, clock):
+    put(store, u"p!", b"x", local=u"one", lifetime=SECOND)
+    store.send_each([(u"p!", b"two\nthree\nfour", PLENTY)], b"x", SECOND)
+    assert get(store, u"p!")[1] == u"one"
+    assert get(store, u"p!")[1] == u"two"
+    clock.advance(1)
+    assert get(store, u"p!") is None
+    assert list(store.lapsed) == [u"p!three", u"p!four"]
+    put(store, u"a", b"x", lifetime=SECOND)
+    clock.advance(1)
+    assert get(store, u"a") is None
+    assert len(store.lapsed) == 2
+
+
+# -- many at once --------------------------------------------------------------------------
+
+
+def test_send_each_reaches_all(store):
+    targets = [(u"a", b"", 5), (u"p!", b"x\ny", 5), (u"q!", b"z", 5)]
+    assert store.send_each(targets, b"m", LONG) == []
+    assert get(store, u"a") == (u"a", u"", b"m")
+    assert [get(store, u"p!")[1] for _ in range(2)] == [u"x", u"y"]
+    assert get(store, u"q!")[1] == u"z"
+    assert get(store, u"p!", u"q!", u"a") is None
+    assert store.check() == []
+
+
+def test_send_each_tells_who_was_full(store):
+    put(store, u"a", b"x")
+    dropped = store.send_each([(u"a", b"", 1), (u"b", b"", 1)], b"m", LONG)
+    assert [queue for queue, _ in dropped] == [u"a"]
+    assert drain(store, u"b") == [b"m"]
+    assert drain(store, u"a") == [b"x"]
+
+
+def test_send_each_of_more_than_fits_in_one_piece(open_store):
+    """What fits is sent, the rest is told."""
+    store = open_store(64 * 1024)
+    targets = [(u"c{0}".format(number), b"", 9) for number in range(50)]
+    dropped = store.send_each(targets, b"x" * 1000, LONG)
+    assert 0 < len(dropped) < 50
+    gone = [queue for queue, _ in dropped]
+    for queue, _, _ in targets:
+        assert drain(store, queue) == ([] if queue in gone else [b"x" * 1000])
+    assert store.check() == []
+    assert store.send_each(targets[:10], b"y", LONG) == []
+
+
+def test_a_fan_out_is_shared_by_several_receivers(store, open_store):
+    other = open_store()
+    names = [u"n{0}".format(number) for number in range(10)]
+    store.send_each([(u"p!", u"\n".join(names).encode("ascii"), 9)], b"m", LONG)
+    put(store, u"p!", b"next", local=u"z")
+    found = [get((store, other)[turn % 2], u"p!") for turn in range(11)]
+    assert [name for _, name, _ in found] == names + [u"z"]
+    assert get(other, u"p!") is None
+
+
+def test_receive_batch(store, clock):
+    put(store, u"p!", b"old", local=u"o", lifetime=SECOND)
+    clock.advance(1)
+    for number in range(5):
+        put(store, u"p!", b"%d" % number, local=u"l%d" % number)
+    store.send_each([(u"p!", b"x\ny", 9)], b"m", LONG)
+    assert store.receive_batch(u"p!", 2) == [([u"l0"], b"0"), ([u"l1"], b"1")]
+    rest = store.receive_batch(u"p!", 100)
+    assert rest == [([u"l2"], b"2"), ([u"l3"], b"3"), ([u"l4"], b"4"), ([u"x", u"y"], b"m")]
+    assert store.receive_batch(u"p!", 9) == []
+    assert store.receive_batch(u"unknown!", 9) == []
+    assert store.check() == []
+
+
+def test_receive_batch_goes_on_where_a_receive_stopped(store):
+    store.send_each([(u"p!", b"x\ny\nz", 9)], b"m", LONG)
+    assert get(store, u"p!")[1] == u"x"
+    assert store.receive_batch(u"p!", 9) == [([u"y", u"z"], b"m")]
+
+
+# -- the whole -----------------------------------------------------------------------------
+
+
+def test_flush(store, open_store, clock):
+    other = open_store()
+    put(store, u"a", b"x")
+    put(store, u"p!", b"x", local=u"y", lifetime=SECOND)
+    clock.advance(2)
+    assert get(other, u"p!") is None
+    other.flush()
+    assert list(other.lapsed) == []
+    assert get(store, u"a") is None
+    assert store.memory()["messages"] == 0
+    assert store.check() == []
+    put(other, u"a", b"new")
+    assert drain(store, u"a") == [b"new"]
+    assert store.global_statistics()["messages_count"] == 3
+
+
+def test_statistics_of_a_channel(store, clock):
+    nothing = store.channel_statistics(u"a")
+    assert set(nothing.values()) == {0}
+    for _ in range(4):
+        put(store, u"a", b"x", capacity=4)
+        clock.advance(0.25)
+    assert not try_put(store, u"a", b"x", capacity=4)
+    get(store, u"a")
+    figures = store.channel_statistics(u"a")
+    assert sorted(figures) == sorted(nothing)
+    assert figures["messages_count"] == 4
+    assert figures["messages_pending"] == 3
+    assert figures["messages_max_age"] == 0.75
+    assert figures["channel_full_count"] == 1
+    assert figures["messages_count_per_second"] == 4
+    assert figures["channel_full_count_per_second"] == 1
+
+
+def test_rates_cover_the_last_seconds_only(store, clock):
+    for _ in range(40):
+        put(store, u"a", b"x")
+        clock.advance(0.1)
+    rate = store.channel_statistics(u"a")["messages_count_per_second"]
+    assert 8 <= rate <= 12
+    assert 8 <= store.global_statistics()["messages_count_per_second"] <= 12
+    clock.advance(10)
+    assert store.channel_statistics(u"a")["messages_count_per_second"] == 0
+    assert store.global_statistics()["messages_count_per_second"] == 0
+    put(store, u"a", b"x")
+    assert 0 < store.channel_statistics(u"a")["messages_count_per_second"] <= 1
+
+
+def test_global_statistics(store, clock):
+    for number in range(200):
+        put(store, u"c{0}".format(number), b"x")
+    clock.advance(3)
+    assert not try_put(store, u"c0", b"x", capacity=1)
+    put(store, u"c0", b"x")
+    figures = store.global_statistics()
+    assert figures["messages_count"] == 201
+    assert figures["messages_pending"] == 201
+    assert figures["messages_max_age"] == 3
+    assert figures["channel_full_count"] == 1
+
+
+def test_memory_and_size(store):
+    before = store.memory()
+    assert before["size"] == store.size == 1024 * 1024
+    put(store, u"a", b"x" * 1000)
+    assert store.memory()["messages"] == 1072
+    assert before["real"] < store.memory()["real"] < store.size
+    get(store, u"a")
+    assert store.memory()["messages"] == 0
+
+
+def test_an_existing_segment_keeps_its_size(store, open_store):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        other = open_store(2 * 1024 * 1024)
+    assert "message_memory=2097152 takes no effect" in str(caught[0].message)
+    put(store, u"a", b"x")
+    assert get(other, u"a")[2] == b"x"
+
+
+def test_a_store_that_was_closed_says_so(open_store):
+    store = open_store()
+    put(store, u"a", b"x")
+    store.close()
+    store.close()
+    for call in (lambda: put(store, u"a", b"x"), lambda: get(store, u"a"), store.flush):
+        with pytest.raises(LayerClosed):
+            call()
+    assert get(open_store(), u"a")[2] == b"x"
+
+
+def test_removed_under_us(store, prefix, open_store):
+    assert not store.replaced()
+    segment.unlink("/{0}-messages".format(prefix))
+    assert store.replaced()
+    put(store, u"a", b"x")
+    assert get(open_store(), u"a") is None
+
+
+def test_damage_that_comes_back_at_once_is_an_error(store, monkeypatch):
+    put(store, u"a", b"x")
+    words = store._words
+
+    def fail(*_):
+        raise IndexError("no such word")
+
+    monkeypatch.setattr(store._log, "read", fail)
+    with pytest.raises(SegmentError) as error:
+        get(store, u"a")
+    assert "asgi-ipc rm" in str(error.value)
+    monkeypatch.undo()
+    before = words[EPOCH]
+    assert get(store, u"a")[2] == b"x"
+    assert words[EPOCH] == before + 1
+    assert store.check() == []
+
+
+def test_an_interrupted_send_is_sent_once_or_not_at_all(store, monkeypatch):
+    """An exception between the commit and the link: what comes after it is rebuilt."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_):
+        raise Stop
+
+    monkeypatch.setattr(store._log, "link", stop)
+    with pytest.raises(Stop):
+        put(store, u"a", b"sent")
+    monkeypatch.undo()
+    monkeypatch.setattr(store._log, "write", stop)
+    with pytest.raises(Stop):
+        put(store, u"a", b"not sent")
+    monkeypatch.undo()
+    assert drain(store, u"a") == [b"sent"]
+    assert store.check() == []
+
+
+def test_damage_after_the_commit_does_not_send_twice(store, monkeypatch):
+    real = store._log.link
+    calls = []
+
+    def fail_once(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise IndexError
+        real(*args)
+
+    monkeypatch.setattr(store._log, "link", fail_once)
+    put(store, u"a", b"x")
+    monkeypatch.undo()
+    assert drain(store, u"a") == [b"x"]
+    assert store.check() == []
+
+
+# -- entries -------------------------------------------------------------------------------
+
+
+def test_names_that_come_and_go_reuse_entries(store, clock):
+    """Single-reader names: the entries in use stay about as many as are fresh."""
+    for number in range(5000):
+        name = u"reply?{0}".format(number)
+        put(store, name, b"x")
+        assert get(store, name)[2] == b"x"
+        clock.time += IDLE // 50
+    assert store._directory.slots.high < 250
+    assert store.check() == []
+
+
+def test_an_entry_with_messages_is_not_recycled(open_store, clock):
+    store = open_store(64 * 1024)
+    put(store, u"keep", b"kept")
+    clock.advance(500)
+    for number in range(1000):
+        put(store, u"r{0}".format(number), b"x")
+        get(store, u"r{0}".format(number))
+        clock.time += 1
+    assert get(store, u"keep")[2] == b"kept"
+    assert store.check() == []
+
+
+def test_too_many_channels(open_store, clock):
+    store = open_store(64 * 1024)
+    names = [u"c{0}".format(number) for number in range(65)]
+    for name in names[:64]:
+        put(store, name, b"x")
+    with pytest.raises(ChannelFull) as error:
+        put(store, names[64], b"x")
+    assert "no room to enter the channel c64" in str(error.value)
+    assert "Raise message_memory" in str(error.value)
+    assert store.send_each([(names[64], b"", 9)], b"x", LONG)[0][0] == names[64]
+    assert get(store, names[10])[2] == b"x"
+    clock.time += 1
+    put(store, names[64], b"y")
+    assert get(store, names[64])[2] == b"y"
+    assert store.check() == []
+
+
+def test_a_hint_of_a_recycled_entry_is_not_used(open_store, clock):
+    """What another process does to an entry is seen by one who remembers it."""
+    store, other = open_store(64 * 1024), open_store(64 * 1024)
+    put(store, u"mine", b"x")
+    entry, generation, _ = store._hints[u"mine"]
+    assert get(other, u"mine")[2] == b"x"
+    clock.time += 1
+    for number in range(64):
+        put(other, u"c{0}".format(number), b"%d" % number)
+    assert store._words[entry + GEN] != generation
+    assert get(store, u"mine") is None
+    assert sorted(
+        get(store, u"c{0}".format(number))[2] for number in range(64)
+    ) == sorted(b"%d" % number for number in range(64))
+    clock.time += 1
+    put(store, u"mine", b"y")
+    assert get(other, u"mine")[2] == b"y"
+    assert store.check() == []
+
+
+def test_hints_are_bounded(open_store, monkeypatch):
+    assert HINTS_KEPT >= 1000
+    monkeypatch.setattr("asgi_ipc.directory.HINTS_KEPT", 10)
+    store = open_store()
+    for number in range(100):
+        put(store, u"c{0}".format(number), b"x")
+        assert len(store._hints) <= 10
+    for number in range(100):
+        assert get(store, u"c{0}".format(number))[2] == b"x"
+
+
+def test_long_names_and_names_alike(store):
+    names = [u"x" * length for length in range(90, 100)]
+    for name in names:
+        put(store, name, name.encode("ascii"))
+    for name in names:
+        assert get(store, name)[2] == name.encode("ascii")
+    assert store.check() == []
+
+
+def test_a_close_gives_nobody_work(store, open_store):
+    """Neither the others nor who comes next rebuild because somebody left properly."""
+    other = open_store()
+    before = store._words[EPOCH]
+    put(other, u"a", b"x")
+    other.close()
+    assert get(store, u"a")[2] == b"x"
+    open_store()
+    assert get(store, u"a") is None
+    assert store._words[EPOCH] == before
+
+
+def test_a_close_after_somebody_died_leaves_the_rebuild_to_the_next(store, open_store):
+    other = open_store()
+    put(store, u"a", b"x")
+    before = store._words[EPOCH]
+    store._lock.acquire()
+    store._lock.abandon()
+    other.close()
+    assert get(store, u"a")[2] == b"x"
+    assert store._words[EPOCH] == before + 1
