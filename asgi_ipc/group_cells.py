@@ -129,6 +129,8 @@ def format_header(words, size):
     words[FLUSHED] = sealed(GROUP_STATE)
     words[SEQUENCE] = GROUP_STATE
     words[EARLIEST] = words[ROUND] = FOREVER
+    # Starts anywhere: a snapshot of a segment that was removed must not seem current in this.
+    words[EPOCH] = words[KEY] >> 1
     words[SEAL] = _seal_of(words)
 
 

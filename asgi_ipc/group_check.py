@@ -135,7 +135,7 @@ def _back_faults(cells, members):
 
 
 def _twin_faults(cells, in_use):
-    bodies = set(cells.body(cell) for cell in in_use)
+    bodies = {cells.body(cell) for cell in in_use}
     if len(bodies) != len(in_use):
         return ["{0} cells say what another says".format(len(in_use) - len(bodies))]
     return []

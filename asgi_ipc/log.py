@@ -395,7 +395,11 @@ class Log(object):
         if words[entry + FIRST] == record:
             words[entry + FIRST] = target
         else:
-            words[words[record + PREV] + NEXT] = target
+            before = words[record + PREV]
+            if words[before + NEXT] != record:
+                # A wrong PREV would have the header overwritten.
+                raise Damage("a queue's links do not agree")
+            words[before + NEXT] = target
         following = words[record + NEXT]
         if following:
             words[following + PREV] = target

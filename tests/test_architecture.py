@@ -9,7 +9,19 @@ import pytest
 import asgi_ipc
 
 FOLDER = os.path.dirname(os.path.abspath(asgi_ipc.__file__))
-STORE = ["directory", "groups", "group_cells", "group_check", "integrity", "layout", "log", "messages", "statistics", "waiters"]
+STORE = [
+    "directory",
+    "groups",
+    "group_cells",
+    "group_check",
+    "integrity",
+    "layout",
+    "log",
+    "memberships",
+    "messages",
+    "statistics",
+    "waiters",
+]
 """Modules below the faces: they must know neither face, nor what both share above them."""
 
 ABOVE_STORE = {"core", "aio", "cli", "stores", "reactor", "options", "drops", "__main__"}

@@ -89,6 +89,11 @@ def test_rm_leaves_prefixes_that_begin_alike(prefix):
         assert cli.main(["rm", prefix]) == 0
         assert left_of(other + "-") == before
         assert os.path.exists(waiter.doorbell.path)
+        # Nor are they taken for what is left of this one.
+        assert cli.main(["rm", prefix]) == 1
+        os.unlink(waiter.doorbell.path)
+        os.mkfifo(waiter.doorbell.path, 0o600)
+        assert cli.main(["rm", prefix]) == 1
         layer._stores.messages.leave(waiter)
     assert cli.main(["rm", other]) == 0
 

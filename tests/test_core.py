@@ -323,7 +323,7 @@ class TestBlocking:
             for _ in range(20):
                 got = []
 
-                def wait(got=got):
+                def wait(got=got, layer=layer):
                     got.append(layer.receive(["p", "q"], block=True)[0])
 
                 threads = [threading.Thread(target=wait) for _ in range(2)]

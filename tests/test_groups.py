@@ -270,6 +270,16 @@ def test_snapshot_is_not_current_in_a_closed_store(store):
     assert store.current(taken) is False
 
 
+def test_snapshot_is_not_current_in_the_next_segment(make, prefix):
+    store = make()
+    store.add(u"g", u"a", FAR)
+    taken = store.snapshot(u"g")
+    segment.unlink("/{0}-groups".format(prefix))
+    other = make()
+    other.add(u"g", u"b", FAR)
+    assert store.current(taken) and not other.current(taken)
+
+
 def test_rebuild_ends_snapshots(store):
     store.add(u"g", u"a", FAR)
     taken = store.snapshot(u"g")
@@ -953,7 +963,7 @@ def test_killed_at_every_step(make, monkeypatch, scene, stride):
 
 
 @slow
-@pytest.mark.parametrize("scene", sorted(set(SCENES) - set(["join", "discard"])))
+@pytest.mark.parametrize("scene", sorted(set(SCENES) - {"join", "discard"}))
 def test_killed_at_every_step_of_the_others(make, monkeypatch, scene):
     step_through(make, monkeypatch, die_at, scene)
 

@@ -107,7 +107,7 @@ def test_a_lost_token_is_made_good(segment, attach, capabilities):
     handle = semaphore(segment)
     handle.acquire()
     handle.close()
-    for number, lock in enumerate((segment.lock, attach().lock, segment.lock)):
+    for _number, lock in enumerate((segment.lock, attach().lock, segment.lock)):
         began = time.time()
         assert use(lock) is False
         assert time.time() - began < A_SECOND
@@ -152,7 +152,7 @@ def test_tokens_do_not_pile_up(segment, attach):
 
 
 def test_a_holder_that_was_killed(segment, capabilities):
-    for number in range(3):
+    for _number in range(3):
         child_inside(segment).kill(signal.SIGKILL)
         began = time.time()
         assert use(segment.lock) is True
@@ -273,6 +273,7 @@ def test_abandon_does_not_free_what_another_thread_holds(segment):
     assert probe.result() is False
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_fork_while_another_thread_is_inside(segment):
     """The child neither holds what that thread holds, nor frees it."""
     entered, leave = threading.Event(), threading.Event()

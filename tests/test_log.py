@@ -28,6 +28,8 @@ from asgi_ipc.layout import (
     RESERVED,
     SEQ,
     TAIL,
+    WRAP,
+    Damage,
 )
 
 KIB = 1024
@@ -257,6 +259,8 @@ def test_killed_at_every_step_of_a_move(open_store, how):
         lock = mine._lock
         lock.acquire()
         record = mine._words[HEAD]
+        if mine._words[record] == WRAP:
+            record = mine._log.start
         move = getattr(mine._log, how)
         die_at(step, move, mine._words[record], record, mine._words[record] & M32)
         mine._words[HEAD] = record + (mine._words[record] & M32)
@@ -400,6 +404,28 @@ def test_wrong_links_met_in_passing_are_rebuilt(store):
     assert drain(store, u"a") == model[u"a"]
     assert drain(store, u"b") == model[u"b"]
     assert store.check() == []
+
+
+def test_a_wrong_prev_does_not_lead_a_move_astray(store):
+    """It is not covered by the record's check; what it leads to must not be written to."""
+    model = filled(store)
+    words = store._words
+    place = live_records(store)[12]
+    for wrong in (0, 16, 600, 1 << 40):
+        words[place + PREV] = wrong
+        header = store._segment.map[:24]
+        lock = store._lock
+        with pytest.raises((Damage, IndexError, ValueError, OverflowError)):
+            lock.acquire()
+            try:
+                store._log._move(words[place], place, words[place] & M32)
+            finally:
+                lock.abandon()
+        assert store._segment.map[:24] == header
+        assert store.check() == []
+        place = live_records(store)[12]
+    for name in model:
+        assert drain(store, name) == model[name]
 
 
 def test_random_damage_of_bytes_never_hangs_or_invents(open_store, clock, caplog):

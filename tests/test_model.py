@@ -205,7 +205,8 @@ def read_exactly(descriptor, count):
 
 
 def read_frame(descriptor):
-    return pickle.loads(read_exactly(descriptor, struct.unpack("=I", read_exactly(descriptor, 4))[0]))
+    (length,) = struct.unpack("=I", read_exactly(descriptor, 4))
+    return pickle.loads(read_exactly(descriptor, length))
 
 
 class Worker(object):

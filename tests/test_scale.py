@@ -112,5 +112,6 @@ def test_an_idle_layer_holds_little_memory(open_layer):
     layer.send(u"a", {"text": u"hello"})
     layer.receive([u"a"])
     layer.group_add(u"g", u"a")
-    real = layer._stores.messages.memory()["real"] + layer._stores.groups.statistics()["memory_used"]
+    messages, groups = layer._stores.messages, layer._stores.groups
+    real = messages.memory()["real"] + groups.statistics()["memory_used"]
     assert real < 2 * MIB

@@ -70,7 +70,7 @@ CLOSED = "this channel layer was closed; make a new one"
 _TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
 _UNLOCK = fcntl.LOCK_UN
 _flock = fcntl.flock
-_MAIN_THREAD = threading._MainThread
+_MAIN_THREAD = threading._MainThread  # noqa: SLF001 (2.7 has no main_thread())
 
 
 class _Holder(object):

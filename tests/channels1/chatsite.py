@@ -15,6 +15,7 @@ from __future__ import unicode_literals
 
 import binascii
 import io
+import json
 import os
 import signal
 import socket
@@ -93,6 +94,24 @@ def outcome(process, seconds=STOP_PATIENCE):
     if not wait_until(lambda: process.poll() is not None, seconds):
         process.kill()
     return process.wait()
+
+
+def receive_text(client, seconds=PATIENCE):
+    """The next text frame that a websocket client gets, parsed as JSON.
+
+    ``client.recv()`` would begin its timeout anew at each of Daphne's pings, for ever.
+    """
+    import websocket
+
+    deadline = time.time() + seconds
+    while time.time() < deadline:
+        client.settimeout(max(deadline - time.time(), 0.01))
+        opcode, data = client.recv_data(control_frame=True)
+        if opcode == websocket.ABNF.OPCODE_TEXT:
+            return json.loads(data.decode("utf-8"))
+        if opcode == websocket.ABNF.OPCODE_CLOSE:
+            raise RuntimeError("the server closed the websocket: %r" % data)
+    raise RuntimeError("nothing came within %s seconds" % seconds)
 
 
 def run_group(command, seconds, log, **options):

@@ -15,6 +15,7 @@ import websocket
 from channels.asgi import ChannelLayerManager
 from channels.test import ChannelLiveServerTestCase
 from chat.rooms import group_name
+from chatsite import receive_text
 from six.moves.urllib.request import urlopen
 
 TESTS = 20
@@ -106,7 +107,7 @@ class LiveChatTest(ChannelLiveServerTestCase):
         ben = websocket.create_connection(self.socket_url(), timeout=PATIENCE)
         ann.send(json.dumps({"name": "ann", "text": "hello"}))
         for client in (ann, ben):
-            assert json.loads(client.recv())["text"] == "hello"
+            assert receive_text(client, PATIENCE)["text"] == "hello"
         ann.close()
         ben.close()
         self.traffic.start()

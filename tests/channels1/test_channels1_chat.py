@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from chatsite import PATIENCE
+from chatsite import PATIENCE, receive_text
 
 pytestmark = [pytest.mark.channels1, pytest.mark.slow]
 
@@ -26,7 +26,7 @@ def say(client, text):
 
 def hear(client):
     """The next line of the room; what is not one fails the test."""
-    message = json.loads(client.recv())
+    message = receive_text(client)
     assert message["kind"] == "line", message
     return message["text"]
 
@@ -84,7 +84,7 @@ def test_a_bad_frame_is_answered_and_the_connection_goes_on(site):
     client = site.websocket()
     for frame in ("no json", "[]", '{"name": 1, "text": "x"}', '{"name": " ", "text": "x"}'):
         client.send(frame)
-        assert json.loads(client.recv())["kind"] == "error"
+        assert receive_text(client)["kind"] == "error"
     say(client, "still here")
     assert hear(client) == "still here"
 
