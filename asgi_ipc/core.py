@@ -206,17 +206,22 @@ class IPCChannelLayer(object):
         """
         names.group_name(group)
         self._route(channel)
-        self._stores.groups.add(group, channel, clock.now() + self._options.group_lifetime)
+        now = clock.now()
+        self._stores.attend(now)
+        self._stores.groups.add(group, channel, now + self._options.group_lifetime)
 
     def group_discard(self, group, channel):
         """End a membership, if there is one. Cost: constant."""
         names.group_name(group)
         self._route(channel)
+        self._stores.attend(clock.now())
         self._stores.groups.discard(group, channel)
 
     def group_channels(self, group):
         """Return the names of a group's members. Cost: the members."""
-        return self._stores.groups.members(names.group_name(group))
+        names.group_name(group)
+        self._stores.attend(clock.now())
+        return self._stores.groups.members(group)
 
     def send_group(self, group, message):
         """Send a dict to every member of a group.
@@ -243,6 +248,7 @@ class IPCChannelLayer(object):
 
     def flush(self):
         """Drop all messages and all groups of the prefix."""
+        self._stores.attend(clock.now())
         self._stores.messages.flush()
         self._stores.groups.flush()
 

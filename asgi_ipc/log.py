@@ -420,6 +420,8 @@ class Log(object):
             return self.start
         if tag >> 32 != SKIP >> 32 or not tag & M32:
             raise Damage("the log holds what is no record")
+        if place + (tag & M32) > self._words[RESERVED]:
+            raise Damage("a gap reaches beyond the log")
         return place + (tag & M32)
 
     @staticmethod

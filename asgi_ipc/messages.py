@@ -69,6 +69,9 @@ DAMAGE = (Damage, IndexError, ValueError, OverflowError)
 AT_CAPACITY, NO_MEMORY, NO_ENTRY = 1, 2, 3
 SWEEP_EVERY = 16
 
+EXPIRE_AT_ONCE = 256
+"""Channels that a send for which there is no room looks through for expired messages."""
+
 POLL = 0.05
 """Seconds between looks of a receiver for which there is no doorbell."""
 
@@ -98,6 +101,7 @@ class MessageStore(object):
         self._clock = clock
         self.due = False
         self._next_look = 0
+        self._expiry_hand = 0
         self._mended = -SECOND
         self._to_ring = deque()
         self._idle_waiters = []
@@ -310,16 +314,19 @@ class MessageStore(object):
     def _room(self, need, now):
         """Where ``need`` words fit, or 0 after everything has been tried."""
         place = self._log.make_room(need, now)
-        if not place and self._expire_everywhere(now):
+        if not place and self._expire_some(now):
             place = self._log.make_room(need, now)
         return place
 
-    def _expire_everywhere(self, now):
+    def _expire_some(self, now):
         """Drop what has expired in a few channels, a hand moving on; True if there was any."""
-        entries = self._directory.all()
+        words, slots = self._words, self._directory.slots
         dropped = False
-        for entry in entries:
-            dropped = self._log.drop_expired(entry, now) or dropped
+        for _ in range(min(EXPIRE_AT_ONCE, slots.high)):
+            self._expiry_hand = (self._expiry_hand + 1) % slots.high
+            entry = slots.start + self._expiry_hand * ENTRY_WORDS
+            if words[entry + FIRST]:
+                dropped = self._log.drop_expired(entry, now) or dropped
         return dropped
 
     def _roll(self, entry, now):

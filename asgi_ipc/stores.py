@@ -41,6 +41,7 @@ class Stores(object):
         self._options = options
         self._renewing = threading.Lock()
         self._closed = False
+        self._next_look = 0
         self._open()
 
     def _open(self):
@@ -118,6 +119,15 @@ class Stores(object):
             self.groups.leave_all(sorted(lapsed))
         if messages.due:
             messages.due = False
+            self._renew()
+
+    def attend(self, now):
+        """Once a second, look whether the segments are still those of the name.
+
+        For operations on groups alone; those on messages tell by ``messages.due``.
+        """
+        if now >= self._next_look:
+            self._next_look = now + clock.SECOND
             self._renew()
 
     def _renew(self):

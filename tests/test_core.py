@@ -275,6 +275,18 @@ class TestContract:
                         pytest.fail("never attached anew")
             assert any("removed while in use" in str(w.message) for w in caught)
 
+    def test_unlinked_under_one_who_only_joins_groups(self, prefix):
+        with IPCChannelLayer(prefix) as layer:
+            layer.group_add("g", "a")
+            assert unlink(prefix)
+            with IPCChannelLayer(prefix) as other, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                deadline = time.time() + 10
+                while not other.group_channels("g") and time.time() < deadline:
+                    layer.group_add("g", "a")
+                    time.sleep(0.05)
+                assert other.group_channels("g") == ["a"]
+
     def test_foreign_segment_is_refused(self, prefix):
         posix_ipc = pytest.importorskip("posix_ipc")
         name = "/{0}-messages".format(prefix)

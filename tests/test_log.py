@@ -296,8 +296,13 @@ def test_killed_at_every_step_of_a_move(open_store, how):
 
 @pytest.mark.parametrize("standing", [1, 5])
 @pytest.mark.parametrize("part", [1000, 5])
-def test_a_record_that_stands_does_not_keep_the_log_full(open_store, standing, part):
+def test_a_record_that_stands_does_not_keep_the_log_full(
+    open_store, standing, part, monkeypatch
+):
     """Filled up, all read but what stands at HEAD, big or small: there is room again."""
+    if part > 16:
+        # For small ones the room that is kept free is enough.
+        monkeypatch.setattr(log_module, "SHIFT", 0)
     store = open_store(256 * KIB)
     big = b"s" * (ring_words(store) * 8 // part // standing)
     for _ in range(standing):

@@ -70,7 +70,7 @@ CLOSED = "this channel layer was closed; make a new one"
 _TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
 _UNLOCK = fcntl.LOCK_UN
 _flock = fcntl.flock
-_MAIN_THREAD = threading._MainThread  # noqa: SLF001 (2.7 has no main_thread())
+_MAIN_THREAD = getattr(threading, "_MainThread")  # noqa: B009 (2.7 has no main_thread())
 
 
 class _Holder(object):
@@ -149,7 +149,12 @@ class SegmentLock(object):
             self._semaphore.acquire(0)
             holder.token = True
             _flock(holder.descriptor, _TRY)
-        except (posix_ipc.BusyError, posix_ipc.SignalError, IOError):
+        except (posix_ipc.BusyError, posix_ipc.SignalError):
+            self._wait(holder)
+        except (IOError, OSError) as error:
+            # What a handler raised here may be an OSError as well (TimeoutError).
+            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR):
+                raise
             self._wait(holder)
         holder.inside = True
         words = self._words
