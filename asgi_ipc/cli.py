@@ -7,17 +7,13 @@ status 1; a wrong command line is status 2.
 from __future__ import print_function
 
 import argparse
-import os
-import re
 import sys
 
 import posix_ipc
 
 import asgi_ipc
 from asgi_ipc import core
-from asgi_ipc._shm import doorbell, segment
 from asgi_ipc.errors import IPCError
-from asgi_ipc.stores import segment_names
 
 _ABOUT = "A channel layer for Django Channels in shared memory, with no server to run."
 _ABOUT_DEMO = """\
@@ -46,28 +42,6 @@ def main(argv=None):
         return 1
 
 
-def remove(prefix):
-    """Remove all that belongs to a prefix; True if there was anything.
-
-    Doorbells whose receiver is alive stay: they are rung, so that it looks, and finds that
-    it has to attach anew.
-    """
-    found = core.unlink(prefix)
-    for name in segment_names(prefix):
-        ringer = doorbell.Ringer(name)
-        for number in _doorbells(name):
-            found = not ringer.ring(number) or found
-        ringer.close()
-    return found
-
-
-def _doorbells(name):
-    """The numbers of the doorbells that stand beside a segment."""
-    pattern = re.compile(re.escape(name.strip("/")) + r"-([0-9a-f]{16})\.bell\Z")
-    matches = [pattern.match(entry) for entry in os.listdir(segment.runtime_folder())]
-    return [int(match.group(1), 16) for match in matches if match]
-
-
 def _run_demo(_):
     # Here, and not above: the other commands do without what it needs.
     from asgi_ipc import demo
@@ -80,7 +54,7 @@ def _run_rm(arguments):
     if not prefix or "/" in prefix:
         raise ValueError("{0!r} is no prefix: that has no slash and is not empty".format(prefix))
     try:
-        found = remove(prefix)
+        found = core.unlink(prefix)
     except posix_ipc.PermissionsError:
         raise ValueError(
             "the shared memory of prefix {0} belongs to another user; run this as that user or "

@@ -9,7 +9,7 @@ import os
 import warnings
 
 from asgi_ipc import errors, names, reactor
-from asgi_ipc._shm import clock, segment
+from asgi_ipc._shm import clock, doorbell, segment
 from asgi_ipc.codec import pack, unpack
 from asgi_ipc.drops import Drops
 from asgi_ipc.options import MEBIBYTE, Options
@@ -25,25 +25,26 @@ def unlink(prefix):
 
     :returns: True if there was any.
     """
-    return sum(segment.unlink(name) for name in segment_names(prefix)) > 0
+    found = 0
+    for name in segment_names(prefix):
+        found += segment.unlink(name)
+        found += doorbell.sweep(name)
+    return found > 0
 
 
-class _Routes(dict):
-    """Channel name -> (queue, local part, capacity), each name checked once.
+class _Routes(names.NameCache):
+    """Channel name -> (queue, local part, capacity), each name checked once; bounded."""
 
-    Bounded. The lookup of a known name costs 40 ns, a check of a new one some us.
-    """
+    limit = ROUTES_KEPT
 
     def __init__(self, capacity_of):
-        dict.__init__(self)
+        names.NameCache.__init__(self)
         self._capacity_of = capacity_of
 
-    def __missing__(self, channel):
-        names.channel_name(channel)
-        if len(self) >= ROUTES_KEPT:
-            self.clear()
-        route = self[channel] = names.split_local(channel) + (self._capacity_of(channel),)
-        return route
+    def entry(self, name):
+        """What a name that is not known yet maps to."""
+        channel = names.channel_name(name)
+        return names.split_local(channel) + (self._capacity_of(channel),)
 
 
 class IPCChannelLayer(object):
@@ -118,7 +119,6 @@ class IPCChannelLayer(object):
         self.breath = 0
         self._stores = Stores(options)
         self._routes = _Routes(self._stores.capacity_of)
-        self._readable = {}
 
     # -- channels --------------------------------------------------------------------
 
@@ -317,13 +317,6 @@ class IPCChannelLayer(object):
     def _queues(self, channels):
         """Check the names to receive from; return them, beginning with another each time."""
         queues = names.channel_names(channels)
-        known = self._readable
-        for name in queues:
-            if name not in known:
-                names.channel_name(name, receive=True)
-                if len(known) >= ROUTES_KEPT:
-                    known.clear()
-                known[name] = True
         if len(queues) == 1:
             return queues
         self._turn = turn = (self._turn + 1) % len(queues)

@@ -25,7 +25,7 @@ from six.moves import range
 
 import asgi_ipc
 from asgi_ipc._shm import clock
-from asgi_ipc.core import IPCChannelLayer
+from asgi_ipc.core import IPCChannelLayer, unlink
 from asgi_ipc.errors import ChannelFull
 
 ROUND_TRIPS = 2000
@@ -170,12 +170,10 @@ class Cast(object):
 
     def leave(self):
         """End what still runs, and remove all that was made."""
-        from asgi_ipc import cli
-
         for worker in self._workers:
             worker.kill()
         self.layer.close()
-        cli.remove(self.prefix)
+        unlink(self.prefix)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -10,9 +10,11 @@ release; ring whom there is to ring. The commit words are named in ``layout``. W
 inside (an exception of a signal handler, damage) leaves the busy word set, and so a rebuild
 to whoever comes next. Damage is then tried once more.
 """
+import atexit
 import logging
 import time
 import warnings
+import weakref
 from collections import deque
 
 from asgi_ipc import statistics
@@ -78,6 +80,15 @@ POLL = 0.05
 logger = logging.getLogger("asgi_ipc")
 
 
+_attached = weakref.WeakSet()
+
+
+@atexit.register
+def _leave():
+    for store in list(_attached):
+        store.drop_doorbells()
+
+
 def segment_name(prefix):
     """The name of the message segment of a prefix."""
     return "/{0}-messages".format(prefix)
@@ -120,6 +131,7 @@ class MessageStore(object):
         self._open_parts(segment)
         self._ringer = Ringer(self.name)
         forks.watch(self)
+        _attached.add(self)
 
     def _open_parts(self, segment):
         words = self._words = segment.words
@@ -663,6 +675,15 @@ class MessageStore(object):
         for waiter in list(self._waiting):
             # Other threads that wait find the layer closed, and say so.
             waiter.doorbell.ring()
+
+    def drop_doorbells(self):
+        """Remove this process's doorbells; what is in the segment others strike off.
+
+        Takes no lock: at the end of a process there is nobody to wait for.
+        """
+        for waiter in self._idle_waiters + list(self._waiting):
+            if waiter.doorbell.usable:
+                waiter.doorbell.close()
 
     def _rebuild(self):
         """Derive everything from the records: the last holder did not leave properly."""

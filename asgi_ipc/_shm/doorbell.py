@@ -13,6 +13,7 @@ handler did not raise (PEP 475), and a receiver has to look at what the handler 
 """
 import errno
 import os
+import re
 import select
 import signal
 import stat
@@ -157,6 +158,22 @@ class Ringer(object):
         descriptor = self._open.pop(number, None)
         if descriptor is not None:
             os.close(descriptor)
+
+
+def sweep(name):
+    """Ring all doorbells beside a segment; how many were removed, their receivers being gone.
+
+    The living look, and find that they have to attach anew.
+    """
+    pattern = re.compile(re.escape(name.strip("/")) + r"-([0-9a-f]{16})\.bell\Z")
+    ringer = Ringer(name)
+    removed = 0
+    for entry in os.listdir(runtime_folder()):
+        match = pattern.match(entry)
+        if match and not ringer.ring(int(match.group(1), 16)):
+            removed += 1
+    ringer.close()
+    return removed
 
 
 def unlink(path):
