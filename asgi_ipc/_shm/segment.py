@@ -35,7 +35,7 @@ import posix_ipc
 import six
 
 from asgi_ipc._shm import forks
-from asgi_ipc._shm.lock import SegmentLock
+from asgi_ipc._shm.lock import CLOSED, SegmentLock
 from asgi_ipc.errors import LayerClosed, SegmentError
 
 MAGIC, LAYOUT, KIND, SIZE, BUSY, EPOCH, KEY = range(7)
@@ -163,7 +163,12 @@ class Segment(object):
             raise SegmentError(self._no_room(PAGE))
         self.map = mmap.mmap(self._descriptor, found_size)
         self.words = view_words(self.map)
-        if self.words[MAGIC] == 0 and not any(self.map[:PAGE].strip(b"\0")):
+        if (
+            self.words[MAGIC] == 0
+            and self.words[LAYOUT] in (0, self._layout)
+            and self.words[KIND] in (0, self._kind)
+        ):
+            # New, or left by one who died in the making: the magic comes last.
             self._make(fixed, lay_header)
         else:
             self._validate()
@@ -277,6 +282,8 @@ class Segment(object):
 
     def _open_description(self):
         """A new open file description of the file whose flock is the lock."""
+        if self._descriptor is None:
+            raise LayerClosed(CLOSED)
         if SHM_FOLDER is None:
             path = _lock_file(self.name)
         else:
