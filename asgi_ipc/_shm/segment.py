@@ -16,7 +16,7 @@ The words that are the same in every segment::
 
 A segment is made under its own lock: whoever opens the name first finds it of size 0, sizes
 it, reserves and fills the header, stores the magic. One who finds a size but no magic at all
-(only zeros) comes after a process that died in the making, and makes it anew. The size is
+comes after a process that died in the making, and makes it anew. The size is
 never set a second time: that would cut memory off under those who use it.
 
 Memory is reserved before it is touched (``reserve``): touching a page that tmpfs has no room
