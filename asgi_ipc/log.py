@@ -331,9 +331,7 @@ class Log(object):
                     return False
                 words[tail] = WRAP
                 target = self.start
-        entry = self._entry_of((tag >> 32) & 0xFFFFFF)
-        if not entry:
-            raise Damage("a live record has no entry")
+        entry = self._owner(tag)
         self._map[target * 8 : (target + size) * 8] = self._map[record * 8 : (record + size) * 8]
         words[TAIL] = target + size
         words[record + R_STATE] = 0
@@ -350,9 +348,7 @@ class Log(object):
         then on a crash is that of ``_move``. False if there is no place for it.
         """
         words = self._words
-        entry = self._entry_of((tag >> 32) & 0xFFFFFF)
-        if not entry:
-            raise Damage("a live record has no entry")
+        entry = self._owner(tag)
         target, room = self._dead_run(record + size, size)
         if not room:
             return False
@@ -408,11 +404,16 @@ class Log(object):
 
     def _expire(self, tag, record, now):
         """Drop what has expired in the queue of a record; True if that ended the record."""
+        entry = self._owner(tag)
+        self.drop_expired(entry, now)
+        return not self._words[record + R_STATE]
+
+    def _owner(self, tag):
+        """The entry of a live record."""
         entry = self._entry_of((tag >> 32) & 0xFFFFFF)
         if not entry:
             raise Damage("a live record has no entry")
-        self.drop_expired(entry, now)
-        return not self._words[record + R_STATE]
+        return entry
 
     def _hop(self, place, tag):
         """Where the log goes on behind a tag that is no record's."""

@@ -10,7 +10,7 @@ import warnings
 from asgi_ipc import names
 from asgi_ipc._shm import clock
 from asgi_ipc.groups import GroupStore
-from asgi_ipc.messages import MessageStore
+from asgi_ipc.messages import MessageStore, segment_name
 
 PLANS_KEPT = 1000
 """Groups whose members one process remembers."""
@@ -18,7 +18,7 @@ PLANS_KEPT = 1000
 
 def segment_names(prefix):
     """The names of both segments of a prefix, and of their semaphores."""
-    return "/{0}-messages".format(prefix), "/{0}-groups".format(prefix)
+    return segment_name(prefix), "/{0}-groups".format(prefix)
 
 
 class Plan(object):
