@@ -2,14 +2,37 @@
 import binascii
 import os
 
+import campaign as campaigns
 import pytest
 from storekit import FakeClock, open_messages
 
 from asgi_ipc._shm import segment
 
 
+def pytest_addoption(parser):
+    campaigns.add_options(parser)
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than a few seconds")
+    campaigns.configure(config)
+
+
+def pytest_report_header(config):
+    return campaigns.header(config)
+
+
+def pytest_terminal_summary(terminalreporter):
+    campaigns.summarize(terminalreporter, terminalreporter.config)
+
+
+@pytest.fixture
+def campaign(request):
+    """How much of a long run to do, with which seed; see ``campaign.py``."""
+    config = request.config
+    return campaigns.Campaign(
+        request.node.name, config.campaign_seed, config.getoption("--full"), config.campaign_notes
+    )
 
 
 def sweep_prefix(prefix):
