@@ -51,11 +51,12 @@ class Doorbell(object):
                 if error.errno != errno.EEXIST:
                     raise
         try:
+            # The umask has taken bits away.
+            os.chmod(self.path, mode)
+            if mode & 0o060:
+                _share(self.path, name)
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
             close_on_exec(self._descriptor)
-            if mode & 0o077:
-                # The umask has taken bits away.
-                os.fchmod(self._descriptor, mode)
         except BaseException:
             os.unlink(self.path)
             raise
@@ -98,6 +99,15 @@ class Doorbell(object):
         os.close(descriptor)
         if self._pid == forks.pid():
             unlink(self.path)
+
+
+def _share(path, name):
+    """Give a FIFO the group of its segment, whose users are to ring it; ours may be another."""
+    try:
+        os.chown(path, -1, os.stat(os.path.join(runtime_folder(), name.strip("/"))).st_gid)
+    except OSError:
+        # Not in that group, or it cannot be seen (macOS): rung or not, its owner looks itself.
+        pass
 
 
 class Ringer(object):
