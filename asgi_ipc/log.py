@@ -22,24 +22,27 @@ Invariants:
 1. From HEAD to TAIL, through WRAP tags, record follows record without a gap.
 2. HEAD == TAIL only if nothing is live. TAIL never catches up with HEAD from behind.
 3. No byte at or above RESERVED is touched, and one word below it is kept for a WRAP tag.
+4. A record is handed out, moved or dropped only if its check holds, which binds it to its
+   channel, and its STATE is sealed by that check. Any other is damage, which is found before
+   anything is written.
 """
 import zlib
 
+from asgi_ipc._shm.words import M32, TWIN, Damage, single
 from asgi_ipc.layout import (
     CHECK,
     CHECKED,
     COUNT,
     EXPIRES,
     FIRST,
+    FLUSH,
+    FLUSHING,
     HASH,
     HEAD,
     LAST,
     LENGTHS,
     LIMIT,
     LIVE,
-    LOG,
-    LOG_END,
-    M32,
     MOVED,
     MUTABLE,
     NEXT,
@@ -52,7 +55,7 @@ from asgi_ipc.layout import (
     TAG_MAGIC,
     TAIL,
     WRAP,
-    Damage,
+    live_state,
 )
 
 WINDOW = 64 * 1024 // 8
@@ -88,19 +91,31 @@ class Log(object):
     """View of the ring, and of the queues of records that entries hold.
 
     :param reserve: called with (first byte, end byte); False if there is no memory.
+    :param start: first word of the ring.
+    :param end: the word behind it.
     :param entry_of: number in a record's tag -> entry in use, or 0.
     :param lapsed: called with (entry, [local names]) for a message to process-specific
         channels that expired unread.
     """
 
-    def __init__(self, words, memory, reserve, entry_of, lapsed):
+    def __init__(self, words, memory, reserve, start, end, entry_of, lapsed):
         self._words = words
         self._map = memory
         self._reserve = reserve
         self._entry_of = entry_of
         self._lapsed = lapsed
-        self.start = words[LOG]
-        self.end = words[LOG_END]
+        self.start = start
+        self.end = end
+
+    @property
+    def live(self):
+        """Words in live records."""
+        return single(self._words[LIVE])
+
+    @property
+    def reserved(self):
+        """The end of that part of the ring that has memory behind it."""
+        return single(self._words[RESERVED])
 
     # -- writing ---------------------------------------------------------------------
 
@@ -120,13 +135,16 @@ class Log(object):
         begin = place * 8
         if size <= SMALL:
             checked += payload + names
+            check = _crc32(checked, seed) & M32
             self._map[begin : begin + 72 + size] = (
-                _pack_mutable(tag, 1, 0, previous, _crc32(checked, seed) & M32) + checked
+                _pack_mutable(tag, check << 32 | 1, 0, previous, check) + checked
             )
             return need
         check = _crc32(names, _crc32(payload, _crc32(checked, seed))) & M32
         body = begin + 72 + len(payload)
-        self._map[begin : begin + 72] = _pack_mutable(tag, 1, 0, previous, check) + checked
+        self._map[begin : begin + 72] = (
+            _pack_mutable(tag, check << 32 | 1, 0, previous, check) + checked
+        )
         self._map[begin + 72 : body] = payload
         self._map[body : body + len(names)] = names
         return need
@@ -136,12 +154,15 @@ class Log(object):
         words = self._words
         last = words[entry + LAST]
         if last:
+            if (words[last] ^ words[record]) >> 32:
+                # Not a record of this channel: not to write over whatever is there.
+                raise Damage("a queue ends in what is not its record")
             words[last + NEXT] = record
         else:
             words[entry + FIRST] = record
         words[entry + LAST] = record
         words[entry + COUNT] += 1
-        words[LIVE] += words[record] & M32
+        words[LIVE] += (words[record] & M32) * TWIN
 
     # -- reading ---------------------------------------------------------------------
 
@@ -155,22 +176,29 @@ class Log(object):
         lengths = words[record + LENGTHS]
         length, more = lengths >> 32, lengths & M32
         state = words[record + R_STATE]
-        if RECORD_WORDS + (length + more + 7 >> 3) != size or not state:
+        check = words[record + CHECK]
+        offset = (state & M32) - 1
+        if RECORD_WORDS + (length + more + 7 >> 3) != size or state >> 32 ^ check != offset:
             raise Damage("a queue leads to what is no live record")
         begin = (record + SEQ) * 8
         checked = self._map[begin : begin + 32 + length + more]
-        if _crc32(checked, seed ^ size) & M32 != words[record + CHECK]:
+        if _crc32(checked, seed ^ size) & M32 != check:
             raise Damage("a record's check does not hold")
         if more:
-            return checked[32 : 32 + length], checked[32 + length :], state - 1
+            return checked[32 : 32 + length], checked[32 + length :], offset
         return checked[32:], b"", 0
+
+    def serve(self, record, offset):
+        """Move the cursor of a record on to the name at ``offset``: a commit."""
+        words = self._words
+        words[record + R_STATE] = live_state(words[record + CHECK], offset)
 
     def end_first(self, entry, record):
         """End the first record of an entry's queue: THE COMMIT, then unlink it."""
         words = self._words
         following = words[record + NEXT]
         count = words[entry + COUNT] - 1
-        live = words[LIVE] - (words[record] & M32)
+        live = words[LIVE] - (words[record] & M32) * TWIN
         if count < 0 or live < 0 or (not following) != (not count):
             # Found before the commit, so that what is tried again is not done twice.
             raise Damage("a queue's count is wrong")
@@ -189,10 +217,10 @@ class Log(object):
         dropped = False
         record = words[entry + FIRST]
         while record and words[record + EXPIRES] <= now:
-            if words[record + LENGTHS] & M32:
-                _, names, offset = self.read(record, words[entry + HASH] & M32)
-                self._lapsed(entry, names[offset:].decode("ascii").split("\n"))
+            _, names, offset = self.read(record, words[entry + HASH] & M32)
             self.end_first(entry, record)
+            if names:
+                self._lapsed(entry, names[offset:].decode("ascii").split("\n"))
             dropped = True
             record = words[entry + FIRST]
         return dropped
@@ -202,9 +230,11 @@ class Log(object):
     def sweep(self, now, records=SWEEP):
         """Advance HEAD over dead and expired records, so many at most."""
         words = self._words
-        head, tail = words[HEAD], words[TAIL]
+        head, tail, end = words[HEAD], words[TAIL], self.reserved
         while head != tail and records:
             records -= 1
+            if head >= end:
+                raise Damage("the log goes on beyond its memory")
             tag = words[head]
             if tag >= SKIP:
                 head = self._hop(head, tag)
@@ -223,15 +253,17 @@ class Log(object):
         Cost: amortised constant, see the module's head. A crash inside leaves at most one
         record twice, and ``rebuild`` drops one.
         """
-        words = self._words
+        self._verify_ends()
+        if self.live > self.reserved - self.start:
+            raise Damage("more is live than there is memory")
         self.sweep(now, LONG_SWEEP)
-        while words[LIVE] + need > (words[RESERVED] - self.start) * (SPARE - 1) // SPARE:
-            if not self._reserve_more(min(need, self.end - words[RESERVED])):
+        while self.live + need > (self.reserved - self.start) * (SPARE - 1) // SPARE:
+            if not self._reserve_more(min(need, self.end - self.reserved)):
                 return 0
         if self._cleaning_due(need):
             self._clean(need * PACE + WINDOW // 64, now)
         place = self._place(need)
-        left = 2 * (words[RESERVED] - self.start)
+        left = 2 * (self.reserved - self.start)
         while not place and left > 0:
             passed = self._clean(need * PACE, now)
             if not passed:
@@ -257,35 +289,35 @@ class Log(object):
         if self._thrifty(tail):
             words[LIMIT] = 0
         else:
-            small = start + max(WINDOW, words[LIVE] * THRIFT)
-            words[LIMIT] = min(small, max(words[RESERVED] - self._margin(), tail))
+            small = start + max(WINDOW, self.live * THRIFT)
+            words[LIMIT] = min(small, max(self.reserved - self._margin(), tail))
         if not self._extend(tail + need):
-            left = words[RESERVED] - tail - need
+            left = self.reserved - tail - need
             if left <= 0 or max(left, head - start) <= kept:
                 return 0
         return tail
 
     def _margin(self):
-        return (self._words[RESERVED] - self.start) // SPARE
+        return (self.reserved - self.start) // SPARE
 
     def _thrifty(self, tail):
         """Whether going round is better than going on, memory or not."""
         passed = tail - self.start
-        return passed > WINDOW and self._words[LIVE] * THRIFT < passed
+        return passed > WINDOW and self.live * THRIFT < passed
 
     def _extend(self, end):
         """Have memory up to ``end`` and a margin beyond; False if there is no more."""
         wanted = end + 1 + self._margin()
-        lacking = wanted - self._words[RESERVED]
+        lacking = wanted - self.reserved
         return lacking <= 0 or self._reserve_more(lacking)
 
     def _reserve_more(self, least):
         """Reserve ``least`` words more, better a step; False if the ring or the memory ends."""
-        reserved = self._words[RESERVED]
+        reserved = self.reserved
         left = self.end - reserved
         for count in (min(max(least, STEP), left), least):
             if 0 < least <= count <= left and self._reserve(reserved * 8, (reserved + count) * 8):
-                self._words[RESERVED] = reserved + count
+                self._words[RESERVED] = (reserved + count) * TWIN
                 return True
         return False
 
@@ -295,6 +327,8 @@ class Log(object):
         left = budget
         while left > 0 and words[HEAD] != words[TAIL]:
             head = words[HEAD]
+            if head >= self.reserved:
+                raise Damage("the log goes on beyond its memory")
             tag = words[head]
             if tag >= SKIP:
                 words[HEAD] = self._hop(head, tag)
@@ -325,13 +359,13 @@ class Log(object):
         if tail < head:
             if tail + size >= head:
                 return False
-        elif tail + size >= words[RESERVED] and not self._extend(tail + size):
-            if tail + size >= words[RESERVED]:
+        elif tail + size >= self.reserved and not self._extend(tail + size):
+            if tail + size >= self.reserved:
                 if self.start + size >= head:
                     return False
                 words[tail] = WRAP
                 target = self.start
-        entry = self._owner(tag)
+        entry = self._owner(tag, record)
         self._map[target * 8 : (target + size) * 8] = self._map[record * 8 : (record + size) * 8]
         words[TAIL] = target + size
         words[record + R_STATE] = 0
@@ -348,7 +382,7 @@ class Log(object):
         then on a crash is that of ``_move``. False if there is no place for it.
         """
         words = self._words
-        entry = self._owner(tag)
+        entry = self._owner(tag, record)
         target, room = self._dead_run(record + size, size)
         if not room:
             return False
@@ -370,10 +404,12 @@ class Log(object):
         :returns: (where they begin, words), or (0, 0) if ``SHIFT`` records have none.
         """
         words = self._words
-        begin, tail = place, words[TAIL]
+        begin, tail, end = place, words[TAIL], self.reserved
         for _ in range(SHIFT):
             if place == tail:
                 break
+            if place >= end:
+                raise Damage("the log goes on beyond its memory")
             tag = words[place]
             if tag == WRAP:
                 begin = place = self.start
@@ -388,15 +424,17 @@ class Log(object):
 
     def _relink(self, entry, record, target):
         words = self._words
-        if words[entry + FIRST] == record:
+        first = words[entry + FIRST] == record
+        before, following = words[record + PREV], words[record + NEXT]
+        # A wrong link would have something else overwritten.
+        if not first and words[before + NEXT] != record:
+            raise Damage("a queue's links do not agree")
+        if words[following + PREV] != record if following else words[entry + LAST] != record:
+            raise Damage("a queue's links do not agree")
+        if first:
             words[entry + FIRST] = target
         else:
-            before = words[record + PREV]
-            if words[before + NEXT] != record:
-                # A wrong PREV would have the header overwritten.
-                raise Damage("a queue's links do not agree")
             words[before + NEXT] = target
-        following = words[record + NEXT]
         if following:
             words[following + PREV] = target
         else:
@@ -404,15 +442,14 @@ class Log(object):
 
     def _expire(self, tag, record, now):
         """Drop what has expired in the queue of a record; True if that ended the record."""
-        entry = self._owner(tag)
-        self.drop_expired(entry, now)
+        self.drop_expired(self._owner(tag, record), now)
         return not self._words[record + R_STATE]
 
-    def _owner(self, tag):
-        """The entry of a live record."""
+    def _owner(self, tag, record):
+        """The entry of what has to be a live record."""
         entry = self._entry_of((tag >> 32) & 0xFFFFFF)
-        if not entry:
-            raise Damage("a live record has no entry")
+        if not entry or not self.alive(record, self._words[entry + HASH] & M32):
+            raise Damage("the log holds what is no live record")
         return entry
 
     def _hop(self, place, tag):
@@ -421,9 +458,17 @@ class Log(object):
             return self.start
         if tag >> 32 != SKIP >> 32 or not tag & M32:
             raise Damage("the log holds what is no record")
-        if place + (tag & M32) > self._words[RESERVED]:
+        if place + (tag & M32) > self.reserved:
             raise Damage("a gap reaches beyond the log")
         return place + (tag & M32)
+
+    def _verify_ends(self):
+        """HEAD, TAIL and RESERVED have to be within the ring."""
+        words, start, reserved = self._words, self.start, self.reserved
+        if not start <= reserved <= self.end:
+            raise Damage("the end of the log's memory is out of range")
+        if not (start <= words[HEAD] <= reserved and start <= words[TAIL] <= reserved):
+            raise Damage("the log's ends are out of range")
 
     @staticmethod
     def _size(tag):
@@ -440,10 +485,9 @@ class Log(object):
         :raises Damage: at the first place that holds no record.
         """
         words = self._words
+        self._verify_ends()
         place, tail = words[HEAD], words[TAIL]
-        end, left = words[RESERVED], self.end - self.start
-        if not (self.start <= place <= end and self.start <= tail <= end):
-            raise Damage("the log's ends are out of range")
+        end, left = self.reserved, self.end - self.start
         while place != tail:
             if words[place] >= SKIP:
                 place = self._hop(place, words[place])
@@ -467,7 +511,7 @@ class Log(object):
         except Damage:
             pass
         words = self._words
-        head, tail, end = words[HEAD], words[TAIL], words[RESERVED]
+        head, tail, end = words[HEAD], words[TAIL], self.reserved
         if not (self.start <= head <= end and self.start <= tail <= end):
             head, tail = self.start, end
         pieces = [(head, tail)] if head <= tail else [(head, end), (self.start, tail)]
@@ -504,22 +548,36 @@ class Log(object):
         checked = self._map[begin : begin + 32 + length]
         return _crc32(checked, seed ^ size) & M32 == words[place + CHECK]
 
+    def alive(self, place, seed):
+        """Whether the record at ``place`` is intact, and its STATE that of a live one."""
+        words = self._words
+        state = words[place + R_STATE]
+        return state >> 32 ^ words[place + CHECK] == (state & M32) - 1 and self.intact(place, seed)
+
+    def flush(self):
+        """End all records: THE COMMIT. The rebuild has to follow."""
+        self._words[FLUSHING] = FLUSH
+
     def rebuild(self):
         """Derive all queues from the records; entries' queues are empty before.
 
         :returns: (highest sequence number met, records dropped for damage).
         """
         words = self._words
+        self._repair_reserved()
         records, damaged = self.salvage()
+        flushed = words[FLUSHING] == FLUSH
         highest = dropped = 0
         live = []
         for place in records:
-            highest = max(highest, words[place + SEQ])
             if not words[place + R_STATE]:
                 continue
             entry = self._entry_of((words[place] >> 32) & 0xFFFFFF)
-            if entry and self.intact(place, words[entry + HASH] & M32):
+            if flushed:
+                words[place + R_STATE] = 0
+            elif entry and self.alive(place, words[entry + HASH] & M32):
                 live.append((entry, words[place + SEQ], place))
+                highest = max(highest, words[place + SEQ])
             else:
                 words[place + R_STATE] = 0
                 dropped += 1
@@ -529,12 +587,27 @@ class Log(object):
         self._string(sorted(live))
         if not words[LIVE]:
             words[HEAD] = words[TAIL]
+        words[FLUSHING] = 0
         return highest, dropped + damaged
+
+    def _repair_reserved(self):
+        """Have RESERVED be true again, if something wrote over it."""
+        words = self._words
+        halves = sorted((words[RESERVED] & M32, words[RESERVED] >> 32))
+        if halves[0] == halves[1] and self.start <= halves[0] <= self.end:
+            return
+        ends = max(words[HEAD], words[TAIL])
+        halves = [half for half in halves if self.start <= half <= self.end]
+        # One of them is what it was. Better too low, if all of the log is below it.
+        for half in [half for half in halves if half > ends] + halves[::-1] + [self.start]:
+            if self._reserve(self.start * 8, half * 8):
+                words[RESERVED] = half * TWIN
+                return
 
     def _repack(self, records):
         """After damage: skip what lies between the records that are left."""
         words = self._words
-        head, tail, end = words[HEAD], words[TAIL], words[RESERVED]
+        head, tail, end = words[HEAD], words[TAIL], self.reserved
         if not (self.start <= head <= end and self.start <= tail <= end):
             # Nothing else is known: the log is what could be read, in one piece.
             head = words[HEAD] = self.start
@@ -556,7 +629,7 @@ class Log(object):
         words = self._words
         entry = seq = last = 0
         for owner, number, place in live:
-            if owner == entry and number == seq:
+            if owner == entry and number == seq and words[place + CHECK] == words[last + CHECK]:
                 # Killed between the copy and the end of the old one, when it was moved.
                 words[place + R_STATE] = 0
                 continue

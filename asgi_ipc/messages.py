@@ -5,10 +5,9 @@ Knows the segment "/<prefix>-messages" through its parts: ``directory`` (names),
 either face's exceptions beyond ChannelFull. A channel is given as its queue: the whole name,
 or for a process-specific one the part up to and including the ``!``, and the local part.
 
-Every operation is: get the lock; if the last holder did not leave properly, rebuild; do it;
-release; ring whom there is to ring. The commit words are named in ``layout``. What goes wrong
-inside (an exception of a signal handler, damage) leaves the busy word set, and so a rebuild
-to whoever comes next. Damage is then tried once more.
+Every operation is one critical section, as ``guarded`` says; then those are rung whom there is
+to ring. The commit words are named in ``layout``. The operations that sites do all day have the
+lock's protocol written out, for a call more costs them a tenth.
 """
 import atexit
 import logging
@@ -21,13 +20,15 @@ from asgi_ipc import statistics
 from asgi_ipc._shm import clock as monotonic
 from asgi_ipc._shm import forks
 from asgi_ipc._shm.doorbell import Doorbell, Ringer
-from asgi_ipc._shm.segment import EPOCH, Segment
-from asgi_ipc._shm.slots import GEN, Slots
+from asgi_ipc._shm.segment import EPOCH, LOOK, Segment
+from asgi_ipc._shm.slots import Slots
+from asgi_ipc._shm.words import LARGEST_COUNT, M32, Damage
 from asgi_ipc.directory import Directory
-from asgi_ipc.errors import ChannelFull, LayerClosed, SegmentError
+from asgi_ipc.errors import ChannelFull, LayerClosed
+from asgi_ipc.guarded import Guarded
 from asgi_ipc.layout import (
+    BELL_WORDS,
     BELLS,
-    BUCKETS,
     C_START,
     COUNT,
     DAMAGED,
@@ -36,40 +37,36 @@ from asgi_ipc.layout import (
     EXPIRES,
     FIRST,
     FULL,
-    HEAD,
+    HASH,
     HEADER_RATES,
-    HEADER_WORDS,
     KIND,
     LAST,
     LAYOUT_VERSION,
     LIMIT,
     LIVE,
-    LOG,
-    LOG_END,
-    MASK,
+    MOVED,
+    NODE_WORDS,
     NODES,
-    R_STATE,
     RATES,
     RECORD_WORDS,
-    RESERVED,
     SENT_AT,
     SEQUENCE,
     TAIL,
     WAIT_FIRST,
-    Damage,
+    Geometry,
     fixed_bytes,
-    sizes,
+    lay_header,
 )
 from asgi_ipc.log import Log
-from asgi_ipc.waiters import BELL_WORDS, LOOK_AGAIN, NODE_WORDS, Waiter, Waiters
+from asgi_ipc.waiters import LOOK_AGAIN, Waiter, Waiters
 
 MINIMUM_SIZE = 64 * 1024
 """Bytes of the smallest segment that is worth the name."""
 
 SECOND = monotonic.SECOND
-DAMAGE = (Damage, IndexError, ValueError, OverflowError)
 AT_CAPACITY, NO_MEMORY, NO_ENTRY = 1, 2, 3
 SWEEP_EVERY = 16
+_COUNTERS = tuple(range(HEADER_RATES, HEADER_RATES + 8)) + (DAMAGED, MOVED)
 
 EXPIRE_AT_ONCE = 256
 """Channels that a send for which there is no room looks through for expired messages."""
@@ -94,7 +91,7 @@ def segment_name(prefix):
     return "/{0}-messages".format(prefix)
 
 
-class MessageStore(object):
+class MessageStore(Guarded):
     """Channels of messages in shared memory.
 
     :param prefix: begins the segment's name; who has the same one shares the channels.
@@ -113,13 +110,13 @@ class MessageStore(object):
         self.due = False
         self._next_look = 0
         self._expiry_hand = 0
-        self._mended = -SECOND
         self._to_ring = deque()
         self._idle_waiters = []
         self._waiting = set()
-        self._segment = segment = Segment(
-            self.name, KIND, LAYOUT_VERSION, size, fixed_bytes(size), _format, mode, lock_timeout
+        segment = Segment(
+            self.name, KIND, LAYOUT_VERSION, size, fixed_bytes, lay_header, mode, lock_timeout
         )
+        Guarded.__init__(self, segment)
         self.size = segment.size
         if not segment.created and abs(segment.size - size) >= 4096:
             warnings.warn(
@@ -135,21 +132,34 @@ class MessageStore(object):
 
     def _open_parts(self, segment):
         words = self._words = segment.words
-        self._lock = segment.lock
-        entries = Slots(words, ENTRIES, ENTRY_WORDS, segment.reserve, 64)
-        self._directory = directory = Directory(segment, entries)
-        self._first_entry = entries.start
+        geometry = Geometry(segment.size)
+
+        def slots(name, control, place, width):
+            return Slots(name, words, control, place[0], place[1], width, segment.reserve, 64)
+
+        self._directory = directory = Directory(
+            segment, slots("entries", ENTRIES, geometry.entries, ENTRY_WORDS), geometry
+        )
+        self._first_entry = geometry.entries[0]
         self._hints = directory.hints
-        self._log = Log(words, segment.map, segment.reserve, directory.entry_of, self._lapse)
+        self._log = Log(
+            words,
+            segment.map,
+            segment.reserve,
+            geometry.log,
+            geometry.log_end,
+            directory.entry_of,
+            self._lapse,
+        )
         self._waiters = Waiters(
             words,
-            Slots(words, BELLS, BELL_WORDS, segment.reserve, 64),
-            Slots(words, NODES, NODE_WORDS, segment.reserve, 64),
+            slots("bells", BELLS, geometry.bells, BELL_WORDS),
+            slots("nodes", NODES, geometry.nodes, NODE_WORDS),
         )
 
     # -- sending ---------------------------------------------------------------------
 
-    def send(self, queue, local, payload, lifetime, capacity):
+    def send(self, queue, local, payload, lifetime, capacity, again=False):
         """Append a message to a queue.
 
         Cost: constant, 3.5 us for a small one. A crash inside leaves it sent or not sent.
@@ -164,6 +174,8 @@ class MessageStore(object):
         names = local.encode("ascii") if local else b""
         need = RECORD_WORDS + (len(payload) + len(names) + 7 >> 3)
         now = self._clock()
+        if now >= self._next_look:
+            self._look(now)
         lock = self._lock
         words = self._words
         refused = place = 0
@@ -171,7 +183,7 @@ class MessageStore(object):
             if lock.acquire():
                 self._rebuild()
             hint = self._hints.get(queue)
-            if hint is None or words[hint[0] + GEN] != hint[1]:
+            if hint is None or words[hint[0] + HASH] != hint[1]:
                 hint = self._directory.obtain(queue, now)
             if hint is None:
                 refused = NO_ENTRY
@@ -179,9 +191,7 @@ class MessageStore(object):
             else:
                 entry = hint[0]
                 if words[entry + COUNT] >= capacity:
-                    self._log.drop_expired(entry, now)
-                    if words[entry + COUNT] >= capacity:
-                        refused = AT_CAPACITY
+                    refused = self._full(entry, capacity, now)
                 if not refused:
                     place = words[TAIL]
                     if place + need >= words[LIMIT]:
@@ -211,25 +221,24 @@ class MessageStore(object):
                         self._log.sweep(now)
                 else:
                     refused = refused or NO_MEMORY
-                    words[entry + RATES + FULL] += 1
-                    words[HEADER_RATES + FULL] += 1
+                    self._count_full(entry)
             lock.release()
         except BaseException as error:
             lock.abandon()
-            if not self._mend(error):
+            if not self._mend(error, again):
                 raise
             if place and words[TAIL] == place + need:
                 # Sent already; what came after it is rebuilt.
-                self._inside(self._nothing)
-                return
-            self.send(queue, local, payload, lifetime, capacity)
+                self._run(self._nothing)
+            else:
+                self.send(queue, local, payload, lifetime, capacity, again=True)
             return
-        if self._to_ring:
-            self._ring()
+        if self._to_ring or self._trouble:
+            self._afterwards()
         if refused:
             raise ChannelFull(self._why_full(refused, queue, capacity, need))
 
-    def send_each(self, targets, payload, lifetime):
+    def send_each(self, targets, payload, lifetime, again=False):
         """Append one message to many queues, all with one commit.
 
         Cost: the queues. A crash inside leaves it sent to all or to none.
@@ -240,55 +249,56 @@ class MessageStore(object):
         :returns: list of (queue, reason) that are full; the others have it.
         """
         now = self._clock()
+        if now >= self._next_look:
+            self._look(now)
         lock = self._lock
+        left, dropped = list(targets), []
         try:
             if lock.acquire():
                 self._rebuild()
-            ready, dropped = self._choose(targets, now)
+            ready = self._choose(left, dropped, now)
             while ready:
-                count = self._send_some(ready, payload, now, lifetime)
-                if not count:
-                    # The first of them does not fit anywhere.
-                    entry, _, queue, _ = ready[0]
-                    dropped.append((queue, NO_MEMORY))
-                    self._words[entry + RATES + FULL] += 1
-                    self._words[HEADER_RATES + FULL] += 1
-                del ready[: count or 1]
+                self._send_some(ready, left, dropped, payload, now, lifetime)
             lock.release()
         except BaseException as error:
             lock.abandon()
-            if self._mend(error):
-                return self.send_each(targets, payload, lifetime)
-            raise
-        if self._to_ring:
-            self._ring()
+            if not self._mend(error, again):
+                raise
+            # Those that have it are in ``left`` no longer.
+            return dropped + self.send_each(left, payload, lifetime, again=True)
+        if self._to_ring or self._trouble:
+            self._afterwards()
         return dropped
 
-    def _choose(self, targets, now):
-        """Split targets into [(entry, seed, queue, names)] and those that are full."""
+    def _choose(self, left, dropped, now):
+        """Return [(entry, seed, queue, names)] of those targets that are not full.
+
+        The others are moved from ``left`` to ``dropped``.
+        """
         words = self._words
-        ready, dropped = [], []
-        for queue, names, capacity in targets:
+        ready, fit = [], []
+        for target in left:
+            queue, names, capacity = target
             hint = self._hints.get(queue)
-            if hint is None or words[hint[0] + GEN] != hint[1]:
+            if hint is None or words[hint[0] + HASH] != hint[1]:
                 hint = self._directory.obtain(queue, now)
             if hint is None:
                 dropped.append((queue, NO_ENTRY))
                 words[HEADER_RATES + FULL] += 1
-                continue
-            entry = hint[0]
-            if words[entry + COUNT] >= capacity:
-                self._log.drop_expired(entry, now)
-                if words[entry + COUNT] >= capacity:
-                    words[entry + RATES + FULL] += 1
-                    words[HEADER_RATES + FULL] += 1
-                    dropped.append((queue, AT_CAPACITY))
-                    continue
-            ready.append((entry, hint[2], queue, names))
-        return ready, dropped
+            elif words[hint[0] + COUNT] >= capacity and self._full(hint[0], capacity, now):
+                dropped.append((queue, AT_CAPACITY))
+                self._count_full(hint[0])
+            else:
+                ready.append((hint[0], hint[2], queue, names))
+                fit.append(target)
+        left[:] = fit
+        return ready
 
-    def _send_some(self, ready, payload, now, lifetime):
-        """Send to as many of ``ready`` as fit in one piece, with one commit; how many."""
+    def _send_some(self, ready, left, dropped, payload, now, lifetime):
+        """Send to as many of ``ready`` as fit in one piece, with one commit.
+
+        They, or the first one if that fits nowhere, go from ``ready`` and ``left``.
+        """
         words, log = self._words, self._log
         needs = [RECORD_WORDS + (len(payload) + len(names) + 7 >> 3) for _, _, _, names in ready]
         while True:
@@ -300,7 +310,10 @@ class MessageStore(object):
                 break
             needs = needs[: len(needs) // 2]
             if not needs:
-                return 0
+                dropped.append((ready[0][2], NO_MEMORY))
+                self._count_full(ready[0][0])
+                del ready[0], left[0]
+                return
         seq = words[SEQUENCE]
         written = []
         for (entry, seed, _, names), length in zip(ready, needs):
@@ -312,6 +325,7 @@ class MessageStore(object):
             written.append((entry, place))
             place += length
         words[TAIL] = place  # the commit
+        del ready[: len(written)], left[: len(written)]
         words[SEQUENCE] = seq
         for entry, record in written:
             log.link(entry, record)
@@ -321,7 +335,22 @@ class MessageStore(object):
             if words[entry + WAIT_FIRST]:
                 self._summon(entry, now)
         log.sweep(now)
-        return len(written)
+
+    def _full(self, entry, capacity, now):
+        """AT_CAPACITY if a queue is, what has expired being dropped; else 0."""
+        words = self._words
+        self._log.drop_expired(entry, now)
+        count = words[entry + COUNT]
+        if count < capacity:
+            return 0
+        if not words[entry + FIRST] or count * RECORD_WORDS > self._log.live:
+            # It would be full for ever.
+            raise Damage("a queue's count is wrong")
+        return AT_CAPACITY
+
+    def _count_full(self, entry):
+        self._words[entry + RATES + FULL] += 1
+        self._words[HEADER_RATES + FULL] += 1
 
     def _room(self, need, now):
         """Where ``need`` words fit, or 0 after everything has been tried."""
@@ -342,7 +371,6 @@ class MessageStore(object):
         return dropped
 
     def _roll(self, entry, now):
-        self.due = True
         statistics.roll(self._words, entry + RATES, now)
         if now >= self._words[HEADER_RATES + C_START] + SECOND:
             statistics.roll(self._words, HEADER_RATES, now)
@@ -363,13 +391,13 @@ class MessageStore(object):
         return (
             "no memory for a message of {0} bytes on {1}: {2} of {3} bytes in use. Read faster, "
             "raise message_memory, or make room in the system's shared memory.".format(
-                need * 8, queue, self._words[LIVE] * 8, self.size
+                need * 8, queue, (self._words[LIVE] & M32) * 8, self.size
             )
         )
 
     # -- receiving -------------------------------------------------------------------
 
-    def receive(self, queues, waiter=None):
+    def receive(self, queues, waiter=None, again=False):
         """Take the oldest message of the first queue that has one.
 
         Cost: constant, 3.5 us for a small one. A crash inside leaves it taken or not taken.
@@ -380,6 +408,8 @@ class MessageStore(object):
         :returns: (queue, local, payload), or None.
         """
         now = self._clock()
+        if now >= self._next_look:
+            self._look(now)
         lock = self._lock
         words = self._words
         found = None
@@ -388,7 +418,7 @@ class MessageStore(object):
                 self._rebuild()
             for queue in queues:
                 hint = self._hints.get(queue)
-                if hint is None or words[hint[0] + GEN] != hint[1]:
+                if hint is None or words[hint[0] + HASH] != hint[1]:
                     hint = self._directory.find(queue)
                     if hint is None:
                         continue
@@ -408,22 +438,25 @@ class MessageStore(object):
             lock.release()
         except BaseException as error:
             lock.abandon()
-            if self._mend(error):
-                return self.receive(queues, waiter)
-            raise
-        if self._to_ring:
-            self._ring()
-        if found is None and now >= self._next_look:
-            self._next_look = now + SECOND
-            self.due = True
+            if not self._mend(error, again):
+                raise
+            if found is None:
+                return self.receive(queues, waiter, again=True)
+            # Taken already; what came after it is rebuilt.
+            self._run(self._nothing)
+            return found
+        if self._to_ring or self._trouble:
+            self._afterwards()
         return found
 
-    def receive_batch(self, queue, limit):
+    def receive_batch(self, queue, limit, again=False):
         """Take up to ``limit`` records of one queue under one lock.
 
         :returns: list of ([local names], payload).
         """
         now = self._clock()
+        if now >= self._next_look:
+            self._look(now)
         lock = self._lock
         words = self._words
         batch = []
@@ -443,11 +476,15 @@ class MessageStore(object):
             lock.release()
         except BaseException as error:
             lock.abandon()
-            if not batch and self._mend(error):
-                return self.receive_batch(queue, limit)
-            raise
-        if self._to_ring:
-            self._ring()
+            if not self._mend(error, again):
+                raise
+            if not batch:
+                return self.receive_batch(queue, limit, again=True)
+            # Taken already; the rest is for the next one.
+            self._run(self._nothing)
+            return batch
+        if self._to_ring or self._trouble:
+            self._afterwards()
         return batch
 
     def _take(self, queue, entry, record, seed):
@@ -460,7 +497,7 @@ class MessageStore(object):
         if end < 0:
             self._log.end_first(entry, record)
             return queue, names[offset:].decode("ascii"), payload
-        self._words[record + R_STATE] = end + 2  # the commit: offset of the next, + 1
+        self._log.serve(record, end + 1)
         return queue, names[offset:end].decode("ascii"), payload
 
     def _lapse(self, entry, locals_):
@@ -496,7 +533,7 @@ class MessageStore(object):
         self._waiting.discard(waiter)
         try:
             if waiter.nodes:
-                self._inside(self._dismiss, waiter, self._clock())
+                self._run(self._dismiss, waiter, self._clock())
         except LayerClosed:
             waiter.doorbell.close()
             return
@@ -556,7 +593,7 @@ class MessageStore(object):
 
     def _dismiss(self, waiter, now):
         words = self._words
-        if waiter.epoch != words[EPOCH] or words[waiter.bell + GEN] != waiter.generation:
+        if waiter.epoch != words[EPOCH] or not self._waiters.admitted(waiter):
             waiter.nodes.clear()
             return
         for entry in self._waiters.dismiss(waiter):
@@ -577,7 +614,8 @@ class MessageStore(object):
             except IndexError:
                 return
             if not self._ringer.ring(number):
-                self._inside(self._strike, bell, number, entry)
+                # May find one more to ring: not by _run, which would come back here.
+                self._locked(self._strike, bell, number, entry)
 
     def _strike(self, bell, number, entry=0):
         """Strike off a bell; its entry's next waiter is told in its place."""
@@ -587,10 +625,10 @@ class MessageStore(object):
 
     def _strike_suspects(self):
         """Strike off a few bells whose owners died without leaving."""
-        for bell, number in self._inside(self._waiters.suspects, self._clock(), 8):
+        for bell, number in self._run(self._waiters.suspects, self._clock(), 8):
             # A stopped one hears it when it goes on, and looks: no harm.
             if not self._ringer.ring(number):
-                self._inside(self._strike, bell, number)
+                self._run(self._strike, bell, number)
 
     def forked(self):
         """In a child: the parent's waiters are not ours."""
@@ -602,29 +640,29 @@ class MessageStore(object):
 
     def flush(self):
         """Drop all messages. One commit; counters and waiting receivers stay."""
-        self._inside(self._drop_all)
+        self._run(self._drop_all)
         self.lapsed.clear()
 
     def _drop_all(self):
-        self._words[HEAD] = self._words[TAIL]  # the commit
+        self._log.flush()
         self._rebuild()
 
     def global_statistics(self):
         """Figures of the whole segment, see ``statistics``. Cost: the channels, in pieces."""
         pending, oldest, first = 0, 0, 0
         while first is not None:
-            first, found, age = self._inside(
+            first, found, age = self._run(
                 statistics.piece, self._words, self._directory.slots, first
             )
             pending += found
             oldest = min(oldest or age, age or oldest)
-        return self._inside(
+        return self._run(
             statistics.figures, self._words, HEADER_RATES, pending, oldest, self._clock()
         )
 
     def channel_statistics(self, queue):
         """Figures of one queue, see ``statistics``."""
-        return self._inside(self._channel_statistics, queue)
+        return self._run(self._channel_statistics, queue)
 
     def _channel_statistics(self, queue):
         words, now = self._words, self._clock()
@@ -642,7 +680,7 @@ class MessageStore(object):
         return {
             "size": self.size,
             "real": self._segment.memory_used(),
-            "messages": self._words[LIVE] * 8,
+            "messages": (self._words[LIVE] & M32) * 8,
         }
 
     def check(self):
@@ -652,13 +690,15 @@ class MessageStore(object):
         """
         from asgi_ipc import integrity
 
-        return self._inside(
+        return self._run(
             integrity.faults, self._words, self._directory, self._log, self._waiters
         )
 
-    def replaced(self):
-        """Whether the segment was removed under us, so that others use another one."""
-        return self._segment.replaced()
+    def _look(self, now):
+        """Now and then, see whether the segment is there, and still the one of the name."""
+        if self.replaced():
+            self.due = True
+        self._next_look = now + LOOK
 
     def close(self):
         """Detach, and take away this process's doorbells. The messages stay.
@@ -666,8 +706,8 @@ class MessageStore(object):
         Other threads that wait get LayerClosed.
         """
         for waiter in self._idle_waiters:
-            if waiter.bell and waiter.doorbell.usable:
-                self._inside(self._strike, waiter.bell, waiter.doorbell.number)
+            if waiter.bell and waiter.doorbell.usable and not self._segment.cut_short():
+                self._run(self._strike, waiter.bell, waiter.doorbell.number)
             waiter.doorbell.close()
         self._idle_waiters = []
         self._ringer.close()
@@ -685,69 +725,27 @@ class MessageStore(object):
             if waiter.doorbell.usable:
                 waiter.doorbell.close()
 
+    def _afterwards(self):
+        super(MessageStore, self)._afterwards()
+        self._ring()
+
     def _rebuild(self):
         """Derive everything from the records: the last holder did not leave properly."""
         words = self._words
-        words[EPOCH] += 1
+        words[EPOCH] = words[EPOCH] + 1 & LARGEST_COUNT - 1
+        for word in _COUNTERS:
+            if words[word] > LARGEST_COUNT:
+                words[word] = 0
         self._directory.rebuild()
         self._waiters.rebuild()
         highest, dropped = self._log.rebuild()
         words[SEQUENCE] = max(words[SEQUENCE], highest)
         if dropped:
             words[DAMAGED] += dropped
-            logger.error("%s was damaged: %d records were dropped", self.name, dropped)
+            self._trouble.append("{0} records were damaged and have been dropped".format(dropped))
         for bell, number in self._waiters.all_bells():
             # Their nodes are gone; let them hang themselves up again at once.
             self._to_ring.append((0, bell, number))
 
     def _nothing(self):
         """Get in and out: what there is to rebuild gets rebuilt."""
-
-    def _inside(self, work, *args):
-        """Do ``work`` in a critical section of its own: for all that is in no hurry."""
-        lock = self._lock
-        try:
-            if lock.acquire():
-                self._rebuild()
-            result = work(*args)
-            lock.release()
-        except BaseException as error:
-            lock.abandon()
-            if self._mend(error):
-                return self._inside(work, *args)
-            raise
-        if self._to_ring:
-            self._ring()
-        return result
-
-    def _mend(self, error):
-        """Whether to try once more after damage: the busy word is set, so it gets rebuilt."""
-        if not isinstance(error, DAMAGE):
-            return False
-        now = self._clock()
-        if now - self._mended < SECOND:
-            raise SegmentError(
-                "{0} is damaged beyond what can be rebuilt ({1!r}); remove it with `asgi-ipc rm` "
-                "after stopping the processes that use it".format(self.name, error)
-            )
-        logger.error("%s was found damaged (%r); rebuilding it", self.name, error)
-        self._mended = now
-        return True
-
-
-def _format(words, size):
-    """Lay out a new segment: header and empty tables; all else is zeros."""
-    buckets, entries, bells, nodes = sizes(size)
-    words[BUCKETS] = HEADER_WORDS
-    words[MASK] = buckets - 1
-    place = HEADER_WORDS + buckets
-    for control, count, width in (
-        (ENTRIES, entries, ENTRY_WORDS),
-        (BELLS, bells, BELL_WORDS),
-        (NODES, nodes, NODE_WORDS),
-    ):
-        Slots.format(words, control, place, count)
-        place += count * width
-    words[LOG] = words[HEAD] = words[TAIL] = words[RESERVED] = place
-    words[LOG_END] = size // 8
-    words[LIMIT] = words[LIVE] = 0

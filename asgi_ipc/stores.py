@@ -9,6 +9,7 @@ import warnings
 
 from asgi_ipc import names
 from asgi_ipc._shm import clock
+from asgi_ipc._shm.segment import LOOK
 from asgi_ipc.groups import GroupStore
 from asgi_ipc.messages import MessageStore, segment_name
 
@@ -65,10 +66,12 @@ class Stores(object):
         Cost: the members when the membership has changed since the last call, else the
         receiving processes.
         """
+        now = clock.now()
+        self.attend(now)
         plan = self._plans.get(group)
         if (
             plan is None
-            or plan.snapshot.until <= clock.now()
+            or plan.snapshot.until <= now
             or not self.groups.current(plan.snapshot)
         ):
             plan = self._plan(group)
@@ -122,13 +125,14 @@ class Stores(object):
             self._renew()
 
     def attend(self, now):
-        """Once a second, look whether the segments are still those of the name.
+        """Now and then, look whether the segments are still those of the name.
 
-        For operations on groups alone; those on messages tell by ``messages.due``.
+        For operations on groups; those on messages look for themselves, and tell by
+        ``messages.due``.
         """
         if now >= self._next_look:
-            self._next_look = now + clock.SECOND
             self._renew()
+            self._next_look = now + LOOK
 
     def _renew(self):
         """Attach anew if a segment was removed under us."""
