@@ -47,7 +47,7 @@ Invariants:
    is a sound group cell. Words 3 and 8-23 are in place before STATE is stored, and words
    0 and 8-23 never change while it exists.
 3. A group exists if and only if a membership names it. ``rebuild`` frees other group cells.
-4. Sequence numbers rise with each new membership: they are the order of joining.
+4. Sequence numbers rise in a group with each new membership: they are the order of joining.
 
 Worked example, little-endian: the first membership of a new segment of 64 KiB, in the first
 cell (word 640). Channel ``web.a!b`` (hash 0x1122334455667788) is alone in group ``chat``, whose

@@ -56,8 +56,6 @@ def _header_faults(cells, groups, members):
     numbers = [words[cell] for cell in members]
     if numbers and min(numbers) <= flushed:
         found.append("a membership that was flushed is there")
-    if len(set(numbers)) != len(numbers):
-        found.append("two memberships have one sequence number")
     if max(numbers + [flushed]) > words[SEQUENCE]:
         found.append("SEQUENCE is {0}, a membership is newer".format(words[SEQUENCE]))
     for name, word, counted in (

@@ -126,10 +126,15 @@ class Log(object):
         :param number: of the entry.
         :param seed: of the entry's checks.
         :returns: the words it takes.
+        :raises Damage: ``previous`` is not a record of the channel, or not an earlier one.
         """
         size = len(payload) + len(names)
         need = RECORD_WORDS + (size + 7 >> 3)
         tag = TAG_MAGIC << 56 | number << 32 | need
+        if previous:
+            words = self._words
+            if (words[previous] ^ tag) >> 32 or words[previous + SEQ] >= seq:
+                raise Damage("a queue does not end in an earlier record of its channel")
         checked = _pack_checked(seq, now, expires, len(payload) << 32 | len(names))
         seed ^= need
         begin = place * 8
@@ -154,9 +159,6 @@ class Log(object):
         words = self._words
         last = words[entry + LAST]
         if last:
-            if (words[last] ^ words[record]) >> 32:
-                # Not a record of this channel: not to write over whatever is there.
-                raise Damage("a queue ends in what is not its record")
             words[last + NEXT] = record
         else:
             words[entry + FIRST] = record

@@ -43,6 +43,7 @@ from asgi_ipc.group_cells import (
     NAME_BYTES,
     NEXT,
     PEER,
+    PREV,
     ROUND,
     SEQUENCE,
     WIDTH,
@@ -140,7 +141,7 @@ class Memberships(object):
             words[group] = GROUP_STATE
             cells.link_group(group, group_name[1])
         sequence = words[SEQUENCE] + 1
-        if sequence > LAST_SEQUENCE:
+        if sequence > LAST_SEQUENCE or sequence <= words[words[group + PREV]]:
             raise Damage("the sequence number is out of range")
         words[SEQUENCE] = sequence
         self._fill(cell, sequence, channel, group, expires)
@@ -252,7 +253,7 @@ class Memberships(object):
                 if expiry < until:
                     until = expiry
             cell = words[cell + NEXT]
-        if cell != group:
+        if cell != group or len(set(names)) != len(names):
             raise Damage("a group's list is not as long as it should be")
         for cell in expired:
             self._end(cell, self.cells.holder_of(cell))

@@ -100,6 +100,9 @@ class MessageStore(Guarded):
     :param lock_timeout: seconds to wait for a live holder of the lock.
     :param clock: returns ns; all processes of a prefix must use one clock.
     :raises SegmentError: the segment is not ours, or there is no memory for it.
+
+    ``succeed`` may be set to what returns the store that takes the place of this one, if its
+    segment is removed (``gone``): who sends or receives here goes on there.
     """
 
     def __init__(self, prefix, size, mode=0o600, lock_timeout=10.0, clock=monotonic.now):
@@ -107,7 +110,8 @@ class MessageStore(Guarded):
         self.lapsed = deque()
         self.mode = mode
         self._clock = clock
-        self.due = False
+        self.succeed = None
+        self.gone = False
         self._next_look = 0
         self._expiry_hand = 0
         self._to_ring = deque()
@@ -175,7 +179,9 @@ class MessageStore(Guarded):
         need = RECORD_WORDS + (len(payload) + len(names) + 7 >> 3)
         now = self._clock()
         if now >= self._next_look:
-            self._look(now)
+            successor = self._look(now)
+            if successor is not None:
+                return successor.send(queue, local, payload, lifetime, capacity)
         lock = self._lock
         words = self._words
         refused = place = 0
@@ -232,11 +238,12 @@ class MessageStore(Guarded):
                 self._run(self._nothing)
             else:
                 self.send(queue, local, payload, lifetime, capacity, again=True)
-            return
+            return None
         if self._to_ring or self._trouble:
             self._afterwards()
         if refused:
             raise ChannelFull(self._why_full(refused, queue, capacity, need))
+        return None
 
     def send_each(self, targets, payload, lifetime, again=False):
         """Append one message to many queues, all with one commit.
@@ -250,7 +257,9 @@ class MessageStore(Guarded):
         """
         now = self._clock()
         if now >= self._next_look:
-            self._look(now)
+            successor = self._look(now)
+            if successor is not None:
+                return successor.send_each(targets, payload, lifetime)
         lock = self._lock
         left, dropped = list(targets), []
         try:
@@ -409,7 +418,11 @@ class MessageStore(Guarded):
         """
         now = self._clock()
         if now >= self._next_look:
-            self._look(now)
+            successor = self._look(now)
+            if successor is not None:
+                if waiter is not None:
+                    waiter.nodes.clear()
+                return successor.receive(queues)
         lock = self._lock
         words = self._words
         found = None
@@ -456,7 +469,9 @@ class MessageStore(Guarded):
         """
         now = self._clock()
         if now >= self._next_look:
-            self._look(now)
+            successor = self._look(now)
+            if successor is not None:
+                return successor.receive_batch(queue, limit)
         lock = self._lock
         words = self._words
         batch = []
@@ -532,7 +547,7 @@ class MessageStore(Guarded):
         """
         self._waiting.discard(waiter)
         try:
-            if waiter.nodes:
+            if waiter.nodes and not self._segment.cut_short():
                 self._run(self._dismiss, waiter, self._clock())
         except LayerClosed:
             waiter.doorbell.close()
@@ -543,7 +558,7 @@ class MessageStore(Guarded):
         """Wait for a message up to so many seconds; else as ``receive``.
 
         Ends early after a signal whose handler returned, and when the segment was removed
-        (``replaced``: attach anew). Cost while waiting: one look a second.
+        (``gone``). Cost while waiting: one look a second.
         """
         deadline = self._clock() + int(seconds * SECOND)
         try:
@@ -561,7 +576,7 @@ class MessageStore(Guarded):
                 nap = LOOK_AGAIN if waiter.nodes else POLL
                 if waiter.doorbell.wait(min(left, nap)) is None:
                     return self.receive(queues, waiter)
-                if self.due and self.replaced():
+                if self.gone:
                     return None
         finally:
             self.leave(waiter)
@@ -695,10 +710,14 @@ class MessageStore(Guarded):
         )
 
     def _look(self, now):
-        """Now and then, see whether the segment is there, and still the one of the name."""
-        if self.replaced():
-            self.due = True
+        """Look whether the segment is still that of the name; the store to go on with, if not."""
+        gone = self.replaced()
         self._next_look = now + LOOK
+        if not gone or self.succeed is None:
+            return None
+        self.gone = True
+        successor = self.succeed()
+        return None if successor is self else successor
 
     def close(self):
         """Detach, and take away this process's doorbells. The messages stay.

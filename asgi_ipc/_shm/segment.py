@@ -261,8 +261,9 @@ class Segment(object):
         if self._descriptor is None:
             return False
         status = os.fstat(self._descriptor)
+        if SHM_FOLDER is not None and status.st_nlink == 0:
+            return True
         if status.st_size < self.size:
-            # As cut_short() says; one look serves both.
             raise SegmentError(
                 self._stranger(
                     "another program has cut it from {0} to {1} bytes while it was in use".format(
@@ -270,8 +271,6 @@ class Segment(object):
                     )
                 )
             )
-        if SHM_FOLDER is not None and status.st_nlink == 0:
-            return True
         try:
             return self.words[KEY] != self._number
         except (TypeError, ValueError):

@@ -138,7 +138,7 @@ class Slots(object):
             reach -= 1
         words[control + HIGH] = reach
         for slot in self.all():
-            if words[slot + GEN] > LARGEST_COUNT:
+            if words[slot + GEN] >= LARGEST_COUNT:
                 words[slot + GEN] = 0
 
     def rebuild(self):
@@ -182,7 +182,7 @@ class Slots(object):
         found = [
             "{0}: GEN of {1} is {2}".format(self.name, slot, words[slot + GEN])
             for slot in self.all()
-            if words[slot + GEN] > LARGEST_COUNT
+            if words[slot + GEN] > 2 * LARGEST_COUNT
         ]
         if any(slot in free for slot in in_use):
             found.append("{0}: a slot in use is in the free chain".format(self.name))
