@@ -11,7 +11,8 @@ from asgi_ipc import names
 from asgi_ipc._shm import clock, forks
 from asgi_ipc._shm.segment import LOOK
 from asgi_ipc.groups import GroupStore
-from asgi_ipc.messages import MessageStore, segment_name
+from asgi_ipc.messages import MessageStore
+from asgi_ipc.parts import segment_name
 
 PLANS_KEPT = 1000
 """Groups whose members one process remembers."""

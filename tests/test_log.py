@@ -7,7 +7,7 @@ from collections import deque
 import pytest
 from storekit import Child, die_at, drain, get, put, try_put
 
-from asgi_ipc import log as log_module
+from asgi_ipc import ring
 from asgi_ipc._shm.segment import EPOCH
 from asgi_ipc._shm.words import M32, Damage
 from asgi_ipc.errors import ChannelFull
@@ -191,7 +191,7 @@ def test_a_quiet_log_stays_small(open_store):
     for number in range(30000):
         put(store, u"a", b"%d" % number)
         assert get(store, u"a")[2] == b"%d" % number
-    assert store._log.reserved - store._log.start <= 2 * log_module.STEP
+    assert store._log.reserved - store._log.start <= 2 * ring.STEP
     assert get(store, u"standing")[2] == b"s"
     assert store.memory()["messages"] == 0
 
@@ -297,7 +297,7 @@ def test_a_record_that_stands_does_not_keep_the_log_full(
     """Filled up, all read but what stands at HEAD, big or small: there is room again."""
     if part > 16:
         # For small ones the room that is kept free is enough.
-        monkeypatch.setattr(log_module, "SHIFT", 0)
+        monkeypatch.setattr(ring, "SHIFT", 0)
     store = open_store(256 * KIB)
     big = b"s" * (ring_words(store) * 8 // part // standing)
     for _ in range(standing):

@@ -25,18 +25,12 @@ Memory is reserved before it is touched (``reserve``): touching a page that tmpf
 for is a SIGBUS, while a failed reservation is an answer. So is touching what another program
 has cut off (``truncate``): ``replaced`` notices it, and is asked every ``LOOK`` by whoever works
 on the segment.
-
-Only what is ours is used. A name is open to every user of the machine until somebody takes it:
-memory, semaphore or FIFO of another user is refused, unless ``mode`` admits others.
 """
 import errno
-import fcntl
 import hashlib
 import mmap
 import os
-import stat
 import struct
-import sys
 import zlib
 
 import posix_ipc
@@ -44,6 +38,14 @@ import six
 
 from asgi_ipc._shm import clock, forks
 from asgi_ipc._shm.lock import CLOSED, SegmentLock
+from asgi_ipc._shm.opening import (
+    NO_MEMORY,
+    SHM_FOLDER,
+    close_on_exec,
+    open_memory,
+    open_semaphore,
+    unusable,
+)
 from asgi_ipc.errors import LayerClosed, SegmentError
 
 MAGIC, LAYOUT, KIND, SIZE, BUSY, EPOCH, KEY, SEAL = range(8)
@@ -52,17 +54,9 @@ _UNSIGNED = struct.Struct("=Q")
 _SEALED = struct.Struct("=4Q")
 MAGIC_VALUE = _UNSIGNED.unpack(b"ASGI_IPC")[0]
 PAGE = mmap.PAGESIZE
-_NO_MEMORY = (errno.ENOSPC, errno.EFBIG, errno.ENOMEM, errno.EDQUOT)
-_NOT_A_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR)
-
-SHM_FOLDER = "/dev/shm" if sys.platform.startswith("linux") and os.path.isdir("/dev/shm") else None
-"""Where the system shows shared memory as files; None where it does not (macOS)."""
 
 LOOK = clock.SECOND // 100
 """Nanoseconds after which one who works on a segment looks whether it is still there."""
-
-SEMAPHORE_BYTES = 16
-"""No system's semaphore is smaller, as a file."""
 
 
 def runtime_folder():
@@ -86,11 +80,6 @@ def view_words(memory):
     import ctypes
 
     return (ctypes.c_uint64 * (len(memory) // 8)).from_buffer(memory)
-
-
-def prefix_of(name):
-    """The prefix of a segment's name, which commands take."""
-    return name.strip("/").rsplit("-", 1)[0]
 
 
 def round_up(number, step):
@@ -146,9 +135,9 @@ class Segment(object):
 
     def _attach(self, size, fixed_bytes, lay_header):
         """Open, look under the lock, make or validate; False if it was unlinked meanwhile."""
-        self._descriptor = _open_memory(self.name, self.mode)
+        self._descriptor = open_memory(self.name, self.mode)
         try:
-            semaphore = _open_semaphore(self.name, self.mode)
+            semaphore = open_semaphore(self.name, self.mode)
         except BaseException:
             self._close()
             raise
@@ -181,7 +170,7 @@ class Segment(object):
             try:
                 os.ftruncate(self._descriptor, size)
             except (IOError, OSError) as error:
-                if error.errno not in _NO_MEMORY:
+                if error.errno not in NO_MEMORY:
                     raise
                 raise SegmentError(self._no_room(size))
             found_size = size
@@ -246,7 +235,7 @@ class Segment(object):
         try:
             _fallocate(self._descriptor, first, end - first)
         except (IOError, OSError) as error:
-            if error.errno not in _NO_MEMORY:
+            if error.errno not in NO_MEMORY:
                 raise
             return False
         return True
@@ -344,7 +333,7 @@ class Segment(object):
         return descriptor
 
     def _stranger(self, why):
-        return _unusable(self.name, why)
+        return unusable(self.name, why)
 
     def _no_room(self, needed):
         free = ""
@@ -364,121 +353,6 @@ def _seal_of(words):
     """What SEAL has to be; never 0."""
     constant = _SEALED.pack(words[LAYOUT], words[KIND], words[SIZE], words[KEY])
     return 1 << 32 | zlib.crc32(constant) & 0xFFFFFFFF
-
-
-def _unusable(name, why):
-    return (
-        "the shared memory {0} cannot be used: {1}. If nothing else needs it, remove it with "
-        "`asgi-ipc rm {2}`, or choose another prefix.".format(name, why, prefix_of(name))
-    )
-
-
-def _open_memory(name, mode):
-    """Open or create the memory, never sizing it; return the descriptor."""
-    try:
-        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREAT, mode=mode, size=0)
-    except posix_ipc.PermissionsError:
-        raise SegmentError(_forbidden(name, name.strip("/")))
-    except (posix_ipc.Error, IOError, OSError) as error:
-        if getattr(error, "errno", None) in _NOT_A_FILE:
-            raise SegmentError(_unusable(name, "what has its name in /dev/shm is something else"))
-        raise SegmentError("cannot open the shared memory {0}: {1}".format(name, error))
-    try:
-        close_on_exec(memory.fd)
-        status = os.fstat(memory.fd)
-        _refuse_other_files(name, status)
-        _refuse_strangers(name, status, mode)
-        if _ours_to_open(status, mode):
-            os.fchmod(memory.fd, mode)
-    except BaseException:
-        os.close(memory.fd)
-        raise
-    return memory.fd
-
-
-def _open_semaphore(name, mode):
-    file_name = "sem." + name.strip("/")
-    path = os.path.join(SHM_FOLDER, file_name) if SHM_FOLDER is not None else None
-    status = _status(path)
-    if status is not None:
-        # The C library maps what it finds, whatever it is.
-        _refuse_other_files(name, status, SEMAPHORE_BYTES)
-        _refuse_strangers(file_name, status, mode)
-    try:
-        semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREAT, mode=mode, initial_value=1)
-    except posix_ipc.PermissionsError:
-        raise SegmentError(_forbidden(name, file_name))
-    except (posix_ipc.Error, IOError, OSError) as error:
-        if getattr(error, "errno", None) in _NO_MEMORY:
-            raise SegmentError(
-                "no shared memory left for the semaphore of {0}. Enlarge it (Docker: "
-                "--shm-size), or remove stale segments.".format(name)
-            )
-        raise SegmentError("cannot open the semaphore of {0}: {1}".format(name, error))
-    status = _status(path)
-    if status is not None:
-        try:
-            # Somebody may have been there between the look and the opening.
-            _refuse_strangers(file_name, status, mode)
-            if _ours_to_open(status, mode):
-                os.chmod(path, mode)
-        except BaseException:
-            semaphore.close()
-            raise
-    return semaphore
-
-
-def _status(path):
-    """What ``lstat`` says of a path; None if there is nothing, or no path."""
-    try:
-        return os.lstat(path) if path is not None else None
-    except OSError as error:
-        if error.errno != errno.ENOENT:
-            raise
-        return None
-
-
-def _refuse_other_files(name, status, least=0):
-    if SHM_FOLDER is not None and not (stat.S_ISREG(status.st_mode) and status.st_size >= least):
-        raise SegmentError(_unusable(name, "what has its name in /dev/shm is something else"))
-
-
-def _refuse_strangers(name, status, mode):
-    """Refuse what somebody made whom ``mode`` does not admit."""
-    if status.st_uid == os.geteuid() or mode & 0o006:
-        return
-    if mode & 0o060 and (status.st_gid == os.getegid() or status.st_gid in os.getgroups()):
-        return
-    raise SegmentError(
-        "the shared memory {0} belongs to user {1} and group {2}, and this process runs as user "
-        "{3}. Use another prefix, or have all processes of the site run as one user, or give "
-        "them one group and open the layer with mode=0o660.".format(
-            name, status.st_uid, status.st_gid, os.geteuid()
-        )
-    )
-
-
-def _forbidden(name, file_name):
-    owner = "another user"
-    status = _status(os.path.join(SHM_FOLDER, file_name) if SHM_FOLDER is not None else None)
-    if status is not None:
-        owner = "user {0}".format(status.st_uid)
-    return (
-        "{0} belongs to {1}, who does not admit user {2}. Use another prefix, or open the layer "
-        "with mode=0o660 on both sides.".format(name, owner, os.geteuid())
-    )
-
-
-def _ours_to_open(status, mode):
-    """Whether the umask has taken bits of ``mode`` away which the owner, we, can give back."""
-    return (
-        mode & 0o077 and status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != mode
-    )
-
-
-def close_on_exec(descriptor):
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFD)
-    fcntl.fcntl(descriptor, fcntl.F_SETFD, flags | fcntl.FD_CLOEXEC)
 
 
 def _fallocate(descriptor, first, length):
