@@ -66,7 +66,7 @@ class MessageSegment(Guarded):
                 "the segment {0} exists with {1} bytes; message_memory={2} takes no effect until "
                 "it is removed (asgi-ipc rm)".format(self.name, segment.size, size),
                 RuntimeWarning,
-                stacklevel=7,
+                stacklevel=8,
             )
         self._open_parts(segment)
 
