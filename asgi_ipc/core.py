@@ -137,7 +137,7 @@ class IPCChannelLayer(object):
             raise errors.MessageTooLarge(self._too_large(channel, payload))
         messages = self._stores.messages
         messages.send(queue, local, payload, self._options.lifetime, capacity)
-        if messages.lapsed or messages.due:
+        if messages.lapsed:
             self._stores.tidy()
 
     def receive(self, channels, block=False):
@@ -156,7 +156,7 @@ class IPCChannelLayer(object):
         found = messages.receive(queues)
         if found is None and block:
             found = messages.receive_blocking(queues, self.block_timeout)
-        if messages.lapsed or messages.due:
+        if messages.lapsed:
             self._stores.tidy()
         if found is None:
             return None, None
@@ -241,7 +241,7 @@ class IPCChannelLayer(object):
         if full:
             self._drops.add(group, full)
         messages = self._stores.messages
-        if messages.lapsed or messages.due:
+        if messages.lapsed:
             self._stores.tidy()
 
     # -- the whole -------------------------------------------------------------------

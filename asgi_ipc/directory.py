@@ -13,13 +13,16 @@ Invariants:
 
 1. An entry's name and hash are in place before its STATE is set, and do not change until
    it is freed. Only an entry with neither messages nor waiters is freed.
-2. (entry, GEN) names the same channel for ever: that is what ``hints`` remember.
+2. HASH is 0 in a free entry. So what ``hints`` remember of a name, its entry and hash, is right
+   as long as that entry has that hash.
 """
+import re
+
 from asgi_ipc import statistics
 from asgi_ipc._shm.clock import SECOND
-from asgi_ipc._shm.slots import GEN, LINK, STATE
+from asgi_ipc._shm.slots import LINK, STATE
+from asgi_ipc._shm.words import LARGEST_COUNT, M32, Damage
 from asgi_ipc.layout import (
-    BUCKETS,
     C_START,
     COUNT,
     ENTRY_WORDS,
@@ -28,18 +31,18 @@ from asgi_ipc.layout import (
     HASH,
     HEADER_RATES,
     LAST,
-    M32,
-    MASK,
     NAME,
     NAME_LENGTH,
     RATES,
     WAIT_FIRST,
     WAIT_LAST,
-    Damage,
 )
 
 IDLE = 60 * SECOND
 """Nanoseconds without a send after which an empty entry may be recycled."""
+
+_NAME = re.compile(b"[a-zA-Z0-9._-]{1,99}(?:[?!][a-zA-Z0-9._-]*)?\\Z")
+"""What an entry's name can look like; the rules in full are those of ``names``."""
 
 HINTS_KEPT = 20000
 STRIDE, LONG_STRIDE = 2, 1024
@@ -49,21 +52,23 @@ STRIDE, LONG_STRIDE = 2, 1024
 class Directory(object):
     """View of the buckets and entries of a message segment.
 
-    ``hints`` maps a name to (entry, GEN, seed) for those who look before they call:
-    valid while ``words[entry + GEN]`` is the same. ``seed`` begins the records' check.
+    ``hints`` maps a name to (entry, hash, seed) for those who look before they call: valid
+    while ``words[entry + HASH]`` is that hash. ``seed`` begins the records' check.
     """
 
-    def __init__(self, segment, slots):
+    def __init__(self, segment, slots, geometry):
         self._segment = segment
         self._words = segment.words
         self._map = segment.map
+        self._first_bucket = geometry.first_bucket
+        self._buckets = geometry.buckets
         self.slots = slots
         self.hints = {}
 
     def find(self, name):
         """Return the hint of a name, or None if the channel has no entry."""
         hint = self.hints.get(name)
-        if hint is not None and self._words[hint[0] + GEN] == hint[1]:
+        if hint is not None and self._words[hint[0] + HASH] == hint[1]:
             return hint
         encoded = name.encode("ascii")
         number = self._segment.hash(encoded)
@@ -114,30 +119,41 @@ class Directory(object):
     def rebuild(self):
         """Derive buckets and free entries from the names; all queues are empty afterwards.
 
-        An entry whose name does not match its hash is dropped. Cost: all entries ever used.
+        Where name and hash do not agree, one of them was written over. The hash is made anew:
+        if it was the name, no check of a record holds under it, and the entry stays empty.
+        Cost: all entries ever used.
         """
         words = self._words
-        first, buckets = words[BUCKETS], words[MASK] + 1
-        self._map[first * 8 : (first + buckets) * 8] = b"\0" * (buckets * 8)
+        begin = self._first_bucket * 8
+        self._map[begin : begin + self._buckets * 8] = b"\0" * (self._buckets * 8)
         self.hints.clear()
+        self.slots.repair()
         known = set()
         for entry in self.slots.rebuild():
             for word in (FIRST, LAST, COUNT, WAIT_FIRST, WAIT_LAST):
                 words[entry + word] = 0
+            for word in range(RATES, NAME_LENGTH):
+                if words[entry + word] > LARGEST_COUNT:
+                    words[entry + word] = 0
             encoded = self._encoded_name(entry)
-            number = self._segment.hash(encoded)
-            if encoded in known or words[entry + HASH] != number:
-                self.slots.give(entry)
+            if encoded in known or _NAME.match(encoded) is None:
+                self._free(entry)
                 continue
             known.add(encoded)
+            words[entry + HASH] = number = self._segment.hash(encoded)
             self._chain(entry, number)
+        for entry in self.slots.all():
+            if not words[entry + STATE]:
+                words[entry + HASH] = 0
 
     def faults(self):
         """Return what is wrong with buckets and entries, as sentences."""
         words = self._words
-        found = self.slots.faults("entries")
+        found = self.slots.faults()
+        if found:
+            return found
         chained = set()
-        for bucket in range(words[BUCKETS], words[BUCKETS] + words[MASK] + 1):
+        for bucket in range(self._first_bucket, self._first_bucket + self._buckets):
             entry = words[bucket]
             while entry:
                 if entry in chained or not self.slots.contains(entry) or not words[entry + STATE]:
@@ -153,7 +169,7 @@ class Directory(object):
         return found
 
     def _bucket(self, number):
-        return self._words[BUCKETS] + (number & self._words[MASK])
+        return self._first_bucket + (number & self._buckets - 1)
 
     def _encoded_name(self, entry):
         begin = (entry + NAME) * 8
@@ -176,7 +192,7 @@ class Directory(object):
     def _remember(self, name, entry, number):
         if len(self.hints) >= HINTS_KEPT:
             self.hints.clear()
-        hint = (entry, self._words[entry + GEN], number & M32)
+        hint = (entry, number, number & M32)
         self.hints[name] = hint
         return hint
 
@@ -190,6 +206,10 @@ class Directory(object):
         words[entry + HASH] = number
         words[entry + STATE] = 1
         self._chain(entry, number)
+
+    def _free(self, entry):
+        self._words[entry + HASH] = 0
+        self.slots.give(entry)
 
     def _chain(self, entry, number):
         bucket = self._bucket(number)
@@ -223,7 +243,7 @@ class Directory(object):
                 and words[entry + RATES + C_START] < before
             ):
                 self._unchain(entry)
-                slots.give(entry)
+                self._free(entry)
                 freed += 1
                 if stride > STRIDE:
                     break

@@ -8,15 +8,14 @@ The segment::
     header page | first bucket array | second bucket array | cells
 
     header, words     0-7  the segment's own (``_shm.segment``)
-    16 SEAL           check of the header's constant words; a damaged key would split the site
-    17 FLUSHED        all memberships up to this sequence number are ended; carries a check
-    18 SEQUENCE       the last sequence number given to a membership          (derived)
-    19 GROUPS         groups stored                                           (derived)
-    20 MEMBERSHIPS    memberships stored, expired ones not yet met included   (derived)
-    21 EARLIEST       no membership expires before this                       (derived)
-    22 ROUND          the same, for what the hand has passed in this round    (derived)
-    23 HAND           number of the cell that the sweeping hand looks at next (derived)
-    24-29             control words of the cells (``_shm.slots``)
+    16 FLUSHED        all memberships up to this sequence number are ended; sealed
+    17 SEQUENCE       the last sequence number given to a membership          (derived)
+    18 GROUPS         groups stored                                           (derived)
+    19 MEMBERSHIPS    memberships stored, expired ones not yet met included   (derived)
+    20 EARLIEST       no membership expires before this                       (derived)
+    21 ROUND          the same, for what the hand has passed in this round    (derived)
+    22 HAND           number of the cell that the sweeping hand looks at next (derived)
+    24-27             control words of the cells (``_shm.slots``)
 
 A bucket is the word index of the first cell of its chain, 0 for none. The first array holds
 every cell: by the hash of its name, a membership's moved by its group's place. The second
@@ -48,7 +47,7 @@ Invariants:
    is a sound group cell. Words 3 and 8-23 are in place before STATE is stored, and words
    0 and 8-23 never change while it exists.
 3. A group exists if and only if a membership names it. ``rebuild`` frees other group cells.
-4. Sequence numbers rise with each new membership: they are the order of joining.
+4. Sequence numbers rise in a group with each new membership: they are the order of joining.
 
 Worked example, little-endian: the first membership of a new segment of 64 KiB, in the first
 cell (word 640). Channel ``web.a!b`` (hash 0x1122334455667788) is alone in group ``chat``, whose
@@ -67,12 +66,12 @@ import zlib
 
 from six.moves import range
 
-from asgi_ipc._shm.segment import EPOCH, KEY, KIND, LAYOUT, PAGE, SIZE
-from asgi_ipc._shm.slots import GEN, HIGH, LINK, MAX, RESERVED, START, STATE, Slots
-from asgi_ipc.errors import SegmentError
+from asgi_ipc._shm.segment import EPOCH, KEY, PAGE
+from asgi_ipc._shm.slots import LINK, Slots
+from asgi_ipc._shm.words import M32, Damage, sealed, unsealed
 
 SEGMENT_KIND = 2
-SEGMENT_LAYOUT = 1
+SEGMENT_LAYOUT = 2
 
 MINIMUM_SIZE = 64 * 1024
 """Bytes of the smallest segment that is made: room for 310 cells."""
@@ -83,7 +82,8 @@ NAME_BYTES = 100
 FOREVER = 2 ** 64 - 1
 """The latest time that fits into a word."""
 
-SEAL, FLUSHED, SEQUENCE, GROUPS, MEMBERSHIPS, EARLIEST, ROUND, HAND, CONTROL = range(16, 25)
+FLUSHED, SEQUENCE, GROUPS, MEMBERSHIPS, EARLIEST, ROUND, HAND = range(16, 23)
+CONTROL = 24
 
 EXPIRY, NEXT, PREV, PEER, BACK, CHECK, HASH, GROUP, NAME = range(3, 12)
 COUNT = PEER
@@ -94,19 +94,10 @@ BODY_OFFSET = HASH * 8
 BODY = struct.Struct("=QQ104s")
 """Words 9 to 23 of a cell, as ``pack(hash, group, name)``."""
 
-LARGEST_GEN = 2 ** 62
-"""No counter that starts at 0 gets here."""
-
 GROUP_STATE = 1
 LAST_SEQUENCE = 2 ** 48 - 1
-CRC_MASK = 0xFFFFFFFF
 
 _STEP = 512
-_HEADER = struct.Struct("=QQQQ")
-_WORD = struct.Struct("=Q")
-
-class Damage(Exception):
-    """The segment contradicts itself: to be rebuilt. Never leaves ``GroupStore``."""
 
 
 def geometry(size):
@@ -122,25 +113,13 @@ def fixed_bytes(size):
     return geometry(size)[1] * 8
 
 
-def format_header(words, size):
+def format_header(words, size):  # noqa: ARG001 (what every kind of segment is called with)
     """Lay the header of a new segment, all of whose other bytes are zeros."""
-    _, start, cells = geometry(size)
-    Slots.format(words, CONTROL, start, cells)
     words[FLUSHED] = sealed(GROUP_STATE)
     words[SEQUENCE] = GROUP_STATE
     words[EARLIEST] = words[ROUND] = FOREVER
     # Starts anywhere: a snapshot of a segment that was removed must not seem current in this.
     words[EPOCH] = words[KEY] >> 1
-    words[SEAL] = _seal_of(words)
-
-
-def _seal_of(words):
-    return zlib.crc32(_HEADER.pack(words[LAYOUT], words[KIND], words[SIZE], words[KEY])) & CRC_MASK
-
-
-def sealed(sequence):
-    """A word that holds a sequence number and 16 bits that check it."""
-    return sequence << 16 | zlib.crc32(_WORD.pack(sequence)) & 0xFFFF
 
 
 def check_word(state, body, length):
@@ -148,38 +127,28 @@ def check_word(state, body, length):
 
     A STATE has 48 bits, and folds into the CRC's start so that each single bit counts.
     """
-    start = (state ^ state >> 16 ^ length << 24) & CRC_MASK
-    return zlib.crc32(body, start) & CRC_MASK | length << 32
+    start = (state ^ state >> 16 ^ length << 24) & M32
+    return zlib.crc32(body, start) & M32 | length << 32
 
 
 class Cells(object):
     """View of one segment's cells and buckets.
 
     :param segment: an attached ``Segment`` of ``SEGMENT_KIND``.
-    :raises SegmentError: its header is damaged.
     """
 
     def __init__(self, segment):
         words = segment.words
-        if segment.size < MINIMUM_SIZE or words[SEAL] != _seal_of(words):
-            raise SegmentError(
-                "the header of the shared memory {0} is damaged. If nothing else needs it, "
-                "remove it with `asgi-ipc rm {1}`.".format(
-                    segment.name, segment.name.strip("/").rsplit("-", 1)[0]
-                )
-            )
         self.words = words
         self.memory = segment.map
-        self.name = segment.name
-        self._reserve = segment.reserve
         buckets, self.start, self.max = geometry(segment.size)
         self.first = PAGE // 8
         self.second = self.first + buckets
         self.mask = buckets - 1
         self.bound = range(self.max + 1)
-        self.slots = Slots(words, CONTROL, WIDTH, segment.reserve, _STEP)
-        # Not from the control words, which may be damaged.
-        self.slots.start, self.slots.max = self.start, self.max
+        self.slots = Slots(
+            "cells", words, CONTROL, self.start, self.max, WIDTH, segment.reserve, _STEP
+        )
 
     def body(self, cell):
         """Words 9-23 of a cell as bytes."""
@@ -209,10 +178,10 @@ class Cells(object):
         """
         words = self.words
         words[EPOCH] = words[EPOCH] + 1 & FOREVER
-        self._repair_control()
+        self.slots.repair()
         lost = 0
-        flushed = words[FLUSHED] >> 16
-        if words[FLUSHED] != sealed(flushed):
+        flushed = unsealed(words[FLUSHED])
+        if flushed is None:
             lost = 1
             flushed = GROUP_STATE
         buckets = self.mask + 1
@@ -294,40 +263,7 @@ class Cells(object):
     def newest(self):
         """The highest sequence number in any cell. Cost: all cells ever used."""
         words = self.words
-        self.high()
         return max([GROUP_STATE] + [words[cell] for cell in self.slots.all()])
-
-    def high(self):
-        """Cells ever used."""
-        high = self.slots.high
-        if high > self.max:
-            raise Damage("HIGH is out of range")
-        return high
-
-    def _repair_control(self):
-        words = self.words
-        words[CONTROL + START] = self.start
-        words[CONTROL + MAX] = self.max
-        high = min(words[CONTROL + HIGH], self.max)
-        reach = max(high, min(words[CONTROL + RESERVED], self.max))
-        if not self._have_memory(reach):
-            reach = high
-            if not self._have_memory(high):
-                raise SegmentError(
-                    "no shared memory left for the {0} cells of {1}; free some in /dev/shm, or "
-                    "enlarge it (Docker: --shm-size)".format(high, self.name)
-                )
-        words[CONTROL + RESERVED] = reach
-        # What was never used is zeros. If anything else is there, HIGH was damaged.
-        while reach > high:
-            last = self.start + (reach - 1) * WIDTH
-            if words[last + STATE] or words[last + GEN]:
-                break
-            reach -= 1
-        words[CONTROL + HIGH] = reach
-
-    def _have_memory(self, cells):
-        return self._reserve(self.start * 8, self.start * 8 + cells * WIDTH_BYTES)
 
     def _survivors(self, flushed):
         """Free what is damaged or flushed; return groups, members in order, damaged cells."""
@@ -336,9 +272,6 @@ class Cells(object):
         members = []
         damaged = 0
         for cell in self.slots.all():
-            if words[cell + GEN] > LARGEST_GEN:
-                # Damaged, and about to overflow. EPOCH has told who remembers it.
-                words[cell + GEN] = 0
             state = words[cell]
             if not state:
                 continue

@@ -8,16 +8,14 @@ a crash, is in ``group_cells``.
 Who sends to groups keeps a ``Snapshot``, and asks ``current`` without the lock: two words
 tell whether anything changed.
 
-What damage is met in passing is put right by a rebuild, and the operation tried once more.
 """
-import logging
 import warnings
 
 from asgi_ipc import group_check
 from asgi_ipc._shm import clock as system_clock
 from asgi_ipc._shm.segment import EPOCH, PAGE, Segment, round_up
 from asgi_ipc._shm.slots import GEN
-from asgi_ipc.errors import GroupsFull, SegmentError
+from asgi_ipc.errors import GroupsFull
 from asgi_ipc.group_cells import (
     FOREVER,
     MINIMUM_SIZE,
@@ -27,7 +25,8 @@ from asgi_ipc.group_cells import (
     fixed_bytes,
     format_header,
 )
-from asgi_ipc.memberships import DAMAGE, Memberships, Snapshot
+from asgi_ipc.guarded import Guarded
+from asgi_ipc.memberships import Memberships, Snapshot
 
 __all__ = ["GroupStore", "MINIMUM_SIZE", "Snapshot"]
 
@@ -36,10 +35,8 @@ KNOWN_NAMES = 20000
 
 DROPPED = "{0} cells were damaged and have been dropped"
 
-_log = logging.getLogger(__name__)
 
-
-class GroupStore(object):
+class GroupStore(Guarded):
     """The groups of one prefix, shared by all processes that open it.
 
     :param prefix: the segment and its semaphore are called "/<prefix>-groups".
@@ -57,24 +54,19 @@ class GroupStore(object):
     def __init__(
         self, prefix, group_memory, mode=0o600, lock_timeout=10.0, clock=system_clock.now
     ):
-        self._segment = segment = Segment(
+        segment = Segment(
             "/{0}-groups".format(prefix),
             SEGMENT_KIND,
             SEGMENT_LAYOUT,
             group_memory,
-            fixed_bytes(round_up(group_memory, PAGE)),
+            fixed_bytes,
             format_header,
             mode,
             lock_timeout,
         )
-        try:
-            self._inside = Memberships(segment, clock)
-        except BaseException:
-            segment.close()
-            raise
-        self._lock = segment.lock
+        Guarded.__init__(self, segment)
+        self._inside = Memberships(segment, clock)
         self._names = {}
-        self._trouble = []
         self.requested = group_memory
         self.size = segment.size
         self.created = segment.created
@@ -150,7 +142,7 @@ class GroupStore(object):
         lost = self._run(self._inside.flush)
         if lost:
             self._trouble.append(DROPPED.format(lost))
-            self._report()
+            self._afterwards()
 
     def check(self):
         """Return all that is wrong with the segment, as sentences; [] when it is sound.
@@ -166,62 +158,15 @@ class GroupStore(object):
         """
         return self._run(self._statistics)
 
-    def replaced(self):
-        """Whether the segment was unlinked, so that others no longer come here."""
-        return self._segment.replaced()
-
     def close(self):
         """Detach; the memberships stay. Twice is once."""
         self._segment.close()
         self._inside.detach()
 
-    def _run(self, work, *arguments):
-        """Do ``work`` under the lock, after a rebuild if one is due."""
-        lock = self._lock
-        try:
-            if lock.acquire():
-                self._rebuild()
-            result = work(*arguments)
-            lock.release()
-        except BaseException as error:
-            lock.abandon()
-            if not isinstance(error, DAMAGE):
-                raise
-            result = self._run_again(error, work, arguments)
-        if self._trouble:
-            self._report()
-        return result
-
-    def _run_again(self, damage, work, arguments):
-        """The last try met damage: rebuild first."""
-        lock = self._lock
-        try:
-            lock.acquire()
-            self._rebuild()
-            result = work(*arguments)
-            lock.release()
-        except BaseException as error:
-            lock.abandon()
-            if not isinstance(error, DAMAGE):
-                raise
-            raise SegmentError(
-                "{0} is damaged beyond repair ({1}). Remove it with `asgi-ipc rm {2}`; groups "
-                "begin anew then.".format(
-                    self._segment.name, error, self._segment.name.strip("/").rsplit("-", 1)[0]
-                )
-            )
-        self._trouble.append("links were wrong ({0}) and have been rebuilt".format(damage))
-        return result
-
     def _rebuild(self):
         lost = self._inside.cells.rebuild()
         if lost:
             self._trouble.append(DROPPED.format(lost))
-
-    def _report(self):
-        """Log what was found, not before the lock is free: a handler may take its time."""
-        while self._trouble:
-            _log.error("%s: %s", self._segment.name, self._trouble.pop(0))
 
     def _learn(self, name):
         """Return and remember (name in UTF-8 and a NUL, hash)."""

@@ -8,27 +8,25 @@ from the beginning of the segment, and 0 as an index means "none" (word 0 is the
     | header | hash buckets | entries | bells | nodes |  log ...                    |
       4 KiB    8 B each       256 B     64 B    64 B     the rest, used as a ring
 
-Header, after the words that every segment has (``_shm/segment.py``)::
+Where each part begins follows from the size of the segment, which its header seals
+(``Geometry``). Header, after the words that every segment has (``_shm/segment.py``)::
 
     16 HEAD      where the log begins; only dead records were ever before it
     17 TAIL      where the log ends: THE COMMIT WORD OF EVERY SEND
     18 LIMIT     a record that ends before it may be written at TAIL with no further thought;
                  0 sends the next one through ``Log.make_room``
-    19 LIVE      words in live records
-    20 LOG       first word of the ring
-    21 LOG_END   end of the ring
-    22 RESERVED  end of that part of the ring that has memory behind it
-    23 BUCKETS   first bucket; a bucket is the index of an entry
-    24 MASK      number of buckets - 1
-    26 ENTRIES   control words of the entries (``_shm/slots.py``), 6 each
-    32 BELLS     ... of the doorbells
-    38 NODES     ... of the waiters' nodes
-    44 HEADER_RATES  a block of rates for the whole segment; its first word is the sequence
+    19 LIVE      words in live records; a twin (``_shm/words.py``)
+    20 RESERVED  end of that part of the ring that has memory behind it; a twin
+    21 FLUSHING  FLUSH while all records are being ended: THE COMMIT WORD OF A FLUSH
+    22 HAND      number of the entry that is looked at next for recycling
+    23 BELL_HAND number of the bell that is looked at next for a dead owner
+    24 DAMAGED   records dropped because their check did not hold
+    25 MOVED     records moved from the head of the log to its tail
+    26 ENTRIES   control words of the entries (``_shm/slots.py``), 4 each
+    30 BELLS     ... of the doorbells
+    34 NODES     ... of the waiters' nodes
+    38 HEADER_RATES  a block of rates for the whole segment; its first word is the sequence
                  number of the last message, which is also the number of messages ever sent
-    52 HAND      number of the entry that is looked at next for recycling
-    53 BELL_HAND number of the bell that is looked at next for a dead owner
-    54 DAMAGED   records dropped because their check did not hold
-    55 MOVED     records moved from the head of the log to its tail
 
 A block of rates, all counts since the segment (the entry) began::
 
@@ -42,7 +40,7 @@ channel has one entry for its process, named up to and including the ``!``::
      0 STATE        1 while in use (slots.py)
      1 GEN          counts up when the entry is freed (slots.py)
      2 LINK         next entry of the bucket
-     3 HASH         of the name, keyed
+     3 HASH         of the name, keyed; 0 in a free one
      4 FIRST        oldest record
      5 LAST         newest record
      6 COUNT        live records
@@ -55,8 +53,8 @@ channel has one entry for its process, named up to and including the ``!``::
 A record is a message, or one message to several process-specific channels of one process::
 
      0 TAG      0xA5 | number of the entry, 24 bits | words in the record, 32 bits
-     1 STATE    0 dead, else 1 + offset of the first name that has not had it:
-                THE COMMIT WORD OF EVERY RECEIVE
+     1 STATE    0 dead, else 1 + offset of the first name that has not had it, and in the upper
+                half that offset xor CHECK: THE COMMIT WORD OF EVERY RECEIVE
      2 NEXT     the next record of the channel
      3 PREV     the one before (not kept up for the first)
      4 CHECK    CRC-32 of all from SEQ on, begun with the low halves of HASH and TAG
@@ -72,16 +70,16 @@ A worked example stands in docs/design.rst, and tests/test_layout.py asserts it.
 import struct
 
 from asgi_ipc._shm.slots import CONTROL_WORDS
+from asgi_ipc._shm.words import TWIN
 
 KIND = 1
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
-HEAD, TAIL, LIMIT, LIVE, LOG, LOG_END, RESERVED, BUCKETS, MASK = range(16, 25)
+HEAD, TAIL, LIMIT, LIVE, RESERVED, FLUSHING, HAND, BELL_HAND, DAMAGED, MOVED = range(16, 26)
 ENTRIES = 26
 BELLS = ENTRIES + CONTROL_WORDS
 NODES = BELLS + CONTROL_WORDS
 HEADER_RATES = NODES + CONTROL_WORDS
-HAND, BELL_HAND, DAMAGED, MOVED = range(52, 56)
 HEADER_WORDS = 512
 
 SENT, FULL, C_START, C_SENT, C_FULL, P_START, P_SENT, P_FULL = range(8)
@@ -90,6 +88,7 @@ SEQUENCE = HEADER_RATES + SENT
 HASH, FIRST, LAST, COUNT, WAIT_FIRST, WAIT_LAST, RATES = range(3, 10)
 NAME_LENGTH, NAME = 17, 19
 ENTRY_WORDS = 32
+BELL_WORDS = NODE_WORDS = 8
 
 TAG = 0
 R_STATE, NEXT, PREV, CHECK, SEQ, SENT_AT, EXPIRES, LENGTHS = range(1, 9)
@@ -98,7 +97,7 @@ RECORD_WORDS = 9
 TAG_MAGIC = 0xA5
 WRAP = TAG_MAGIC << 56 | 0xFFFFFF << 32
 SKIP = TAG_MAGIC << 56 | 0xFFFFFE << 32
-M32 = 0xFFFFFFFF
+FLUSH = struct.unpack("=Q", b"flushing")[0]
 
 MUTABLE = struct.Struct("=5Q")
 """TAG, STATE, NEXT, PREV, CHECK."""
@@ -107,22 +106,43 @@ CHECKED = struct.Struct("=4Q")
 """SEQ, SENT_AT, EXPIRES, LENGTHS: with what follows, all that CHECK vouches for."""
 
 
+class Geometry(object):
+    """Where the parts of a message segment of ``total_bytes`` lie, in words.
 
+    ``buckets`` is a power of 2; ``entries``, ``bells`` and ``nodes`` are (first word, number
+    of them); the log goes from ``log`` to ``log_end``.
+    """
 
-class Damage(Exception):
-    """Something in the segment cannot be: what is derived gets rebuilt, and it is tried again."""
-
-
-def sizes(total_bytes):
-    """Return (buckets, entries, bells, nodes) for a segment of ``total_bytes``."""
-    entries = min(max(total_bytes // 3200, 64), 1 << 20)
-    buckets = 64
-    while buckets < entries:
-        buckets *= 2
-    bells = min(max(total_bytes // 25600, 64), 4096)
-    return buckets, entries, bells, 4 * bells
+    def __init__(self, total_bytes):
+        entries = min(max(total_bytes // 3200, 64), 1 << 20)
+        bells = min(max(total_bytes // 25600, 64), 4096)
+        self.buckets = 64
+        while self.buckets < entries:
+            self.buckets *= 2
+        self.first_bucket = HEADER_WORDS
+        place = HEADER_WORDS + self.buckets
+        self.entries = (place, entries)
+        place += entries * ENTRY_WORDS
+        self.bells = (place, bells)
+        place += bells * BELL_WORDS
+        self.nodes = (place, 4 * bells)
+        self.log = place + 4 * bells * NODE_WORDS
+        self.log_end = total_bytes // 8
 
 
 def fixed_bytes(total_bytes):
     """Bytes of header and buckets, which are reserved from the beginning."""
-    return (HEADER_WORDS + sizes(total_bytes)[0]) * 8
+    return (HEADER_WORDS + Geometry(total_bytes).buckets) * 8
+
+
+def lay_header(words, total_bytes):
+    """Lay the header of a new segment, all of whose other bytes are zeros."""
+    log = Geometry(total_bytes).log
+    words[HEAD] = words[TAIL] = log
+    words[RESERVED] = log * TWIN
+    words[LIMIT] = words[LIVE] = 0
+
+
+def live_state(check, offset=0):
+    """The STATE of a live record: the name at ``offset`` is the next to have it."""
+    return (check ^ offset) << 32 | offset + 1

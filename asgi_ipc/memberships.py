@@ -2,7 +2,7 @@
 
 Knows cells, names with their hashes, and times; does not know the lock, which its caller
 holds during every call, nor processes and damage: what contradicts itself raises (one of
-``DAMAGE``), and the caller has ``Cells.rebuild`` run before anything else is done.
+``words.DAMAGE``), and the caller has ``Cells.rebuild`` run before anything else is done.
 
 Every operation makes at most one thing happen at a time, by its commit: the store of a
 membership's STATE (it begins, or ends), of its EXPIRY (it is renewed), or of FLUSHED (all
@@ -23,6 +23,7 @@ from six.moves import range
 
 from asgi_ipc._shm.segment import EPOCH
 from asgi_ipc._shm.slots import GEN, LINK
+from asgi_ipc._shm.words import Damage, sealed
 from asgi_ipc.group_cells import (
     BODY,
     CHECK,
@@ -42,20 +43,16 @@ from asgi_ipc.group_cells import (
     NAME_BYTES,
     NEXT,
     PEER,
+    PREV,
     ROUND,
     SEQUENCE,
     WIDTH,
     Cells,
-    Damage,
     check_word,
-    sealed,
 )
 
 HAND_CELLS = 3
 """Cells that an add looks at for expired memberships."""
-
-DAMAGE = (Damage, IndexError, ValueError, OverflowError)
-"""What reading words that contradict each other can raise."""
 
 _NAME_OFFSET = NAME * 8
 _BODY_OFFSET = HASH * 8
@@ -124,18 +121,18 @@ class Memberships(object):
                 return self.add(group_name, channel, expires)
         return self._join(group_name, group, channel, expires) or (
             now >= words[EARLIEST]
-            and self._sweep(self.cells.high(), now)
+            and self._sweep(self.cells.slots.high, now)
             and self.add(group_name, channel, expires)
         )
 
     def _join(self, group_name, group, channel, expires):
         """Begin a membership in a group cell, 0 for one to be made; False if full."""
         words, cells = self.words, self.cells
-        cell = self._take()
+        cell = cells.slots.take()
         if not cell:
             return False
         if not group:
-            group = self._take()
+            group = cells.slots.take()
             if not group:
                 cells.slots.give(cell)
                 return False
@@ -144,7 +141,7 @@ class Memberships(object):
             words[group] = GROUP_STATE
             cells.link_group(group, group_name[1])
         sequence = words[SEQUENCE] + 1
-        if sequence > LAST_SEQUENCE:
+        if sequence > LAST_SEQUENCE or sequence <= words[words[group + PREV]]:
             raise Damage("the sequence number is out of range")
         words[SEQUENCE] = sequence
         self._fill(cell, sequence, channel, group, expires)
@@ -153,14 +150,6 @@ class Memberships(object):
         words[cell] = sequence
         cells.link(cell, group, channel[1])
         return True
-
-    def _take(self):
-        """Return a free cell, 0 if there is none."""
-        cells = self.cells
-        cell = cells.slots.take()
-        if cell and (self.words[cell] or not cells.slots.contains(cell)):
-            raise Damage("cell {0} is in the free chain and in use".format(cell))
-        return cell
 
     def _fill(self, cell, state, name, group, expires):
         """Write all of a cell that its STATE makes visible."""
@@ -204,7 +193,7 @@ class Memberships(object):
         When it has been round, EARLIEST is what it saw and what was added meanwhile.
         """
         words, cells = self.words, self.cells
-        start, high = cells.start, cells.high()
+        start, high = cells.start, cells.slots.high
         whole_round = number >= high
         hand = 0 if whole_round else words[HAND]
         if whole_round:
@@ -264,7 +253,7 @@ class Memberships(object):
                 if expiry < until:
                     until = expiry
             cell = words[cell + NEXT]
-        if cell != group:
+        if cell != group or len(set(names)) != len(names):
             raise Damage("a group's list is not as long as it should be")
         for cell in expired:
             self._end(cell, self.cells.holder_of(cell))

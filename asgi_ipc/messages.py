@@ -1,100 +1,25 @@
 """The store of messages: what send, receive and wait do, each in one critical section.
 
 Knows the segment "/<prefix>-messages" through its parts: ``directory`` (names), ``log``
-(records and queues), ``waiters`` (who waits). Does not know msgpack, groups, name rules or
+(records and queues), ``waiters`` (who waits). Sending is in ``sending``, waiting in ``waiting``;
+here is receiving, and what concerns the whole. Does not know msgpack, groups, name rules or
 either face's exceptions beyond ChannelFull. A channel is given as its queue: the whole name,
 or for a process-specific one the part up to and including the ``!``, and the local part.
 
-Every operation is: get the lock; if the last holder did not leave properly, rebuild; do it;
-release; ring whom there is to ring. The commit words are named in ``layout``. What goes wrong
-inside (an exception of a signal handler, damage) leaves the busy word set, and so a rebuild
-to whoever comes next. Damage is then tried once more.
+Every operation is one critical section, as ``guarded`` says; then those are rung whom there is
+to ring. The commit words are named in ``layout``.
 """
-import atexit
-import logging
-import time
-import warnings
-import weakref
-from collections import deque
-
 from asgi_ipc import statistics
 from asgi_ipc._shm import clock as monotonic
-from asgi_ipc._shm import forks
-from asgi_ipc._shm.doorbell import Doorbell, Ringer
-from asgi_ipc._shm.segment import EPOCH, Segment
-from asgi_ipc._shm.slots import GEN, Slots
-from asgi_ipc.directory import Directory
-from asgi_ipc.errors import ChannelFull, LayerClosed, SegmentError
-from asgi_ipc.layout import (
-    BELLS,
-    BUCKETS,
-    C_START,
-    COUNT,
-    DAMAGED,
-    ENTRIES,
-    ENTRY_WORDS,
-    EXPIRES,
-    FIRST,
-    FULL,
-    HEAD,
-    HEADER_RATES,
-    HEADER_WORDS,
-    KIND,
-    LAST,
-    LAYOUT_VERSION,
-    LIMIT,
-    LIVE,
-    LOG,
-    LOG_END,
-    MASK,
-    NODES,
-    R_STATE,
-    RATES,
-    RECORD_WORDS,
-    RESERVED,
-    SENT_AT,
-    SEQUENCE,
-    TAIL,
-    WAIT_FIRST,
-    Damage,
-    fixed_bytes,
-    sizes,
-)
-from asgi_ipc.log import Log
-from asgi_ipc.waiters import BELL_WORDS, LOOK_AGAIN, NODE_WORDS, Waiter, Waiters
+from asgi_ipc._shm.words import M32
+from asgi_ipc.layout import COUNT, EXPIRES, FIRST, HASH, HEADER_RATES, LIVE, RATES, SENT_AT
+from asgi_ipc.sending import Senders
 
 MINIMUM_SIZE = 64 * 1024
 """Bytes of the smallest segment that is worth the name."""
 
-SECOND = monotonic.SECOND
-DAMAGE = (Damage, IndexError, ValueError, OverflowError)
-AT_CAPACITY, NO_MEMORY, NO_ENTRY = 1, 2, 3
-SWEEP_EVERY = 16
 
-EXPIRE_AT_ONCE = 256
-"""Channels that a send for which there is no room looks through for expired messages."""
-
-POLL = 0.05
-"""Seconds between looks of a receiver for which there is no doorbell."""
-
-logger = logging.getLogger("asgi_ipc")
-
-
-_attached = weakref.WeakSet()
-
-
-@atexit.register
-def _leave():
-    for store in list(_attached):
-        store.drop_doorbells()
-
-
-def segment_name(prefix):
-    """The name of the message segment of a prefix."""
-    return "/{0}-messages".format(prefix)
-
-
-class MessageStore(object):
+class MessageStore(Senders):
     """Channels of messages in shared memory.
 
     :param prefix: begins the segment's name; who has the same one shares the channels.
@@ -103,273 +28,17 @@ class MessageStore(object):
     :param lock_timeout: seconds to wait for a live holder of the lock.
     :param clock: returns ns; all processes of a prefix must use one clock.
     :raises SegmentError: the segment is not ours, or there is no memory for it.
+
+    Who sends or receives here goes on in the store that ``succeed`` returns, if that is set and
+    the segment was removed.
     """
 
     def __init__(self, prefix, size, mode=0o600, lock_timeout=10.0, clock=monotonic.now):
-        self.name = segment_name(prefix)
-        self.lapsed = deque()
-        self.mode = mode
-        self._clock = clock
-        self.due = False
-        self._next_look = 0
-        self._expiry_hand = 0
-        self._mended = -SECOND
-        self._to_ring = deque()
-        self._idle_waiters = []
-        self._waiting = set()
-        self._segment = segment = Segment(
-            self.name, KIND, LAYOUT_VERSION, size, fixed_bytes(size), _format, mode, lock_timeout
-        )
-        self.size = segment.size
-        if not segment.created and abs(segment.size - size) >= 4096:
-            warnings.warn(
-                "the segment {0} exists with {1} bytes; message_memory={2} takes no effect until "
-                "it is removed (asgi-ipc rm)".format(self.name, segment.size, size),
-                RuntimeWarning,
-                stacklevel=4,
-            )
-        self._open_parts(segment)
-        self._ringer = Ringer(self.name)
-        forks.watch(self)
-        _attached.add(self)
-
-    def _open_parts(self, segment):
-        words = self._words = segment.words
-        self._lock = segment.lock
-        entries = Slots(words, ENTRIES, ENTRY_WORDS, segment.reserve, 64)
-        self._directory = directory = Directory(segment, entries)
-        self._first_entry = entries.start
-        self._hints = directory.hints
-        self._log = Log(words, segment.map, segment.reserve, directory.entry_of, self._lapse)
-        self._waiters = Waiters(
-            words,
-            Slots(words, BELLS, BELL_WORDS, segment.reserve, 64),
-            Slots(words, NODES, NODE_WORDS, segment.reserve, 64),
-        )
-
-    # -- sending ---------------------------------------------------------------------
-
-    def send(self, queue, local, payload, lifetime, capacity):
-        """Append a message to a queue.
-
-        Cost: constant, 3.5 us for a small one. A crash inside leaves it sent or not sent.
-
-        :param queue: text, see the module's head.
-        :param local: text, "" for a channel that is not process-specific.
-        :param payload: bytes.
-        :param lifetime: ns until it expires.
-        :param capacity: messages the queue may hold.
-        :raises ChannelFull: the queue is at capacity, or there is no room; nothing is lost.
-        """
-        names = local.encode("ascii") if local else b""
-        need = RECORD_WORDS + (len(payload) + len(names) + 7 >> 3)
-        now = self._clock()
-        lock = self._lock
-        words = self._words
-        refused = place = 0
-        try:
-            if lock.acquire():
-                self._rebuild()
-            hint = self._hints.get(queue)
-            if hint is None or words[hint[0] + GEN] != hint[1]:
-                hint = self._directory.obtain(queue, now)
-            if hint is None:
-                refused = NO_ENTRY
-                words[HEADER_RATES + FULL] += 1
-            else:
-                entry = hint[0]
-                if words[entry + COUNT] >= capacity:
-                    self._log.drop_expired(entry, now)
-                    if words[entry + COUNT] >= capacity:
-                        refused = AT_CAPACITY
-                if not refused:
-                    place = words[TAIL]
-                    if place + need >= words[LIMIT]:
-                        place = self._room(need, now)
-                if place:
-                    seq = words[SEQUENCE] + 1
-                    self._log.write(
-                        place,
-                        words[entry + LAST],
-                        (entry - self._first_entry) >> 5,
-                        hint[2],
-                        seq,
-                        now,
-                        now + lifetime,
-                        payload,
-                        names,
-                    )
-                    words[TAIL] = place + need  # the commit
-                    words[SEQUENCE] = seq
-                    self._log.link(entry, place)
-                    words[entry + RATES] += 1
-                    if now >= words[entry + RATES + C_START] + SECOND:
-                        self._roll(entry, now)
-                    if words[entry + WAIT_FIRST]:
-                        self._summon(entry, now)
-                    if not seq % SWEEP_EVERY:
-                        self._log.sweep(now)
-                else:
-                    refused = refused or NO_MEMORY
-                    words[entry + RATES + FULL] += 1
-                    words[HEADER_RATES + FULL] += 1
-            lock.release()
-        except BaseException as error:
-            lock.abandon()
-            if not self._mend(error):
-                raise
-            if place and words[TAIL] == place + need:
-                # Sent already; what came after it is rebuilt.
-                self._inside(self._nothing)
-                return
-            self.send(queue, local, payload, lifetime, capacity)
-            return
-        if self._to_ring:
-            self._ring()
-        if refused:
-            raise ChannelFull(self._why_full(refused, queue, capacity, need))
-
-    def send_each(self, targets, payload, lifetime):
-        """Append one message to many queues, all with one commit.
-
-        Cost: the queues. A crash inside leaves it sent to all or to none.
-
-        :param targets: list of (queue, names, capacity): the names are the local parts of
-            the process-specific channels in the queue that are to have it, joined by
-            newlines, as bytes; b"" for the queue as such. A queue occurs once.
-        :returns: list of (queue, reason) that are full; the others have it.
-        """
-        now = self._clock()
-        lock = self._lock
-        try:
-            if lock.acquire():
-                self._rebuild()
-            ready, dropped = self._choose(targets, now)
-            while ready:
-                count = self._send_some(ready, payload, now, lifetime)
-                if not count:
-                    # The first of them does not fit anywhere.
-                    entry, _, queue, _ = ready[0]
-                    dropped.append((queue, NO_MEMORY))
-                    self._words[entry + RATES + FULL] += 1
-                    self._words[HEADER_RATES + FULL] += 1
-                del ready[: count or 1]
-            lock.release()
-        except BaseException as error:
-            lock.abandon()
-            if self._mend(error):
-                return self.send_each(targets, payload, lifetime)
-            raise
-        if self._to_ring:
-            self._ring()
-        return dropped
-
-    def _choose(self, targets, now):
-        """Split targets into [(entry, seed, queue, names)] and those that are full."""
-        words = self._words
-        ready, dropped = [], []
-        for queue, names, capacity in targets:
-            hint = self._hints.get(queue)
-            if hint is None or words[hint[0] + GEN] != hint[1]:
-                hint = self._directory.obtain(queue, now)
-            if hint is None:
-                dropped.append((queue, NO_ENTRY))
-                words[HEADER_RATES + FULL] += 1
-                continue
-            entry = hint[0]
-            if words[entry + COUNT] >= capacity:
-                self._log.drop_expired(entry, now)
-                if words[entry + COUNT] >= capacity:
-                    words[entry + RATES + FULL] += 1
-                    words[HEADER_RATES + FULL] += 1
-                    dropped.append((queue, AT_CAPACITY))
-                    continue
-            ready.append((entry, hint[2], queue, names))
-        return ready, dropped
-
-    def _send_some(self, ready, payload, now, lifetime):
-        """Send to as many of ``ready`` as fit in one piece, with one commit; how many."""
-        words, log = self._words, self._log
-        needs = [RECORD_WORDS + (len(payload) + len(names) + 7 >> 3) for _, _, _, names in ready]
-        while True:
-            need = sum(needs)
-            place = words[TAIL]
-            if place + need >= words[LIMIT]:
-                place = self._room(need, now)
-            if place:
-                break
-            needs = needs[: len(needs) // 2]
-            if not needs:
-                return 0
-        seq = words[SEQUENCE]
-        written = []
-        for (entry, seed, _, names), length in zip(ready, needs):
-            seq += 1
-            number = (entry - self._first_entry) >> 5
-            log.write(
-                place, words[entry + LAST], number, seed, seq, now, now + lifetime, payload, names
-            )
-            written.append((entry, place))
-            place += length
-        words[TAIL] = place  # the commit
-        words[SEQUENCE] = seq
-        for entry, record in written:
-            log.link(entry, record)
-            words[entry + RATES] += 1
-            if now >= words[entry + RATES + C_START] + SECOND:
-                self._roll(entry, now)
-            if words[entry + WAIT_FIRST]:
-                self._summon(entry, now)
-        log.sweep(now)
-        return len(written)
-
-    def _room(self, need, now):
-        """Where ``need`` words fit, or 0 after everything has been tried."""
-        place = self._log.make_room(need, now)
-        if not place and self._expire_some(now):
-            place = self._log.make_room(need, now)
-        return place
-
-    def _expire_some(self, now):
-        """Drop what has expired in a few channels, a hand moving on; True if there was any."""
-        words, slots = self._words, self._directory.slots
-        dropped = False
-        for _ in range(min(EXPIRE_AT_ONCE, slots.high)):
-            self._expiry_hand = (self._expiry_hand + 1) % slots.high
-            entry = slots.start + self._expiry_hand * ENTRY_WORDS
-            if words[entry + FIRST]:
-                dropped = self._log.drop_expired(entry, now) or dropped
-        return dropped
-
-    def _roll(self, entry, now):
-        self.due = True
-        statistics.roll(self._words, entry + RATES, now)
-        if now >= self._words[HEADER_RATES + C_START] + SECOND:
-            statistics.roll(self._words, HEADER_RATES, now)
-
-    def _why_full(self, refused, queue, capacity, need):
-        if refused == AT_CAPACITY:
-            return (
-                "{0} holds {1} messages, its capacity. Read it faster, send later, or raise "
-                "capacity (or channel_capacity for this channel).".format(queue, capacity)
-            )
-        if refused == NO_ENTRY:
-            return (
-                "no room to enter the channel {0}: all {1} channels that message_memory={2} has "
-                "room for hold messages or waiting receivers. Raise message_memory.".format(
-                    queue, self._directory.slots.max, self.size
-                )
-            )
-        return (
-            "no memory for a message of {0} bytes on {1}: {2} of {3} bytes in use. Read faster, "
-            "raise message_memory, or make room in the system's shared memory.".format(
-                need * 8, queue, self._words[LIVE] * 8, self.size
-            )
-        )
+        Senders.__init__(self, prefix, size, mode, lock_timeout, clock)
 
     # -- receiving -------------------------------------------------------------------
 
-    def receive(self, queues, waiter=None):
+    def receive(self, queues, waiter=None, again=False):
         """Take the oldest message of the first queue that has one.
 
         Cost: constant, 3.5 us for a small one. A crash inside leaves it taken or not taken.
@@ -380,6 +49,12 @@ class MessageStore(object):
         :returns: (queue, local, payload), or None.
         """
         now = self._clock()
+        if now >= self._next_look:
+            successor = self._look(now)
+            if successor is not None:
+                if waiter is not None:
+                    waiter.nodes.clear()
+                return successor.receive(queues)
         lock = self._lock
         words = self._words
         found = None
@@ -388,7 +63,7 @@ class MessageStore(object):
                 self._rebuild()
             for queue in queues:
                 hint = self._hints.get(queue)
-                if hint is None or words[hint[0] + GEN] != hint[1]:
+                if hint is None or words[hint[0] + HASH] != hint[1]:
                     hint = self._directory.find(queue)
                     if hint is None:
                         continue
@@ -408,22 +83,27 @@ class MessageStore(object):
             lock.release()
         except BaseException as error:
             lock.abandon()
-            if self._mend(error):
-                return self.receive(queues, waiter)
-            raise
-        if self._to_ring:
-            self._ring()
-        if found is None and now >= self._next_look:
-            self._next_look = now + SECOND
-            self.due = True
+            if not self._mend(error, again):
+                raise
+            if found is None:
+                return self.receive(queues, waiter, again=True)
+            # Taken already; what came after it is rebuilt.
+            self._run(self._nothing)
+            return found
+        if self._to_ring or self._trouble:
+            self._afterwards()
         return found
 
-    def receive_batch(self, queue, limit):
+    def receive_batch(self, queue, limit, again=False):
         """Take up to ``limit`` records of one queue under one lock.
 
         :returns: list of ([local names], payload).
         """
         now = self._clock()
+        if now >= self._next_look:
+            successor = self._look(now)
+            if successor is not None:
+                return successor.receive_batch(queue, limit)
         lock = self._lock
         words = self._words
         batch = []
@@ -443,11 +123,15 @@ class MessageStore(object):
             lock.release()
         except BaseException as error:
             lock.abandon()
-            if not batch and self._mend(error):
-                return self.receive_batch(queue, limit)
-            raise
-        if self._to_ring:
-            self._ring()
+            if not self._mend(error, again):
+                raise
+            if not batch:
+                return self.receive_batch(queue, limit, again=True)
+            # Taken already; the rest is for the next one.
+            self._run(self._nothing)
+            return batch
+        if self._to_ring or self._trouble:
+            self._afterwards()
         return batch
 
     def _take(self, queue, entry, record, seed):
@@ -460,171 +144,36 @@ class MessageStore(object):
         if end < 0:
             self._log.end_first(entry, record)
             return queue, names[offset:].decode("ascii"), payload
-        self._words[record + R_STATE] = end + 2  # the commit: offset of the next, + 1
+        self._log.serve(record, end + 1)
         return queue, names[offset:end].decode("ascii"), payload
-
-    def _lapse(self, entry, locals_):
-        queue = self._directory.name_of(entry)
-        self.lapsed.extend(queue + local for local in locals_)
-
-    # -- waiting ---------------------------------------------------------------------
-
-    def borrow_waiter(self):
-        """Return a waiter with a doorbell for one receive at a time; hand it back after.
-
-        :raises OSError: no descriptor, or no space for the FIFO.
-        """
-        while self._idle_waiters:
-            try:
-                waiter = self._idle_waiters.pop()
-            except IndexError:
-                break
-            if waiter.doorbell.usable:
-                waiter.doorbell.silence()
-                self._waiting.add(waiter)
-                return waiter
-        self._strike_suspects()
-        waiter = Waiter(Doorbell(self.name, self.mode))
-        self._waiting.add(waiter)
-        return waiter
-
-    def leave(self, waiter):
-        """Take a waiter off all queues, and back for the next one who waits.
-
-        If it was summoned for a message that it did not take, another one is rung.
-        """
-        self._waiting.discard(waiter)
-        try:
-            if waiter.nodes:
-                self._inside(self._dismiss, waiter, self._clock())
-        except LayerClosed:
-            waiter.doorbell.close()
-            return
-        self._idle_waiters.append(waiter)
-
-    def receive_blocking(self, queues, seconds):
-        """Wait for a message up to so many seconds; else as ``receive``.
-
-        Ends early after a signal whose handler returned, and when the segment was removed
-        (``replaced``: attach anew). Cost while waiting: one look a second.
-        """
-        deadline = self._clock() + int(seconds * SECOND)
-        try:
-            waiter = self.borrow_waiter()
-        except (IOError, OSError) as error:
-            logger.warning("no doorbell to be had (%s): polling %s", error, self.name)
-            return self._receive_polling(queues, deadline)
-        try:
-            while True:
-                found = self.receive(queues, waiter)
-                left = (deadline - self._clock()) / float(SECOND)
-                if found is not None or left <= 0:
-                    return found
-                # Without a place in the segment's lists nobody can ring: look often.
-                nap = LOOK_AGAIN if waiter.nodes else POLL
-                if waiter.doorbell.wait(min(left, nap)) is None:
-                    return self.receive(queues, waiter)
-                if self.due and self.replaced():
-                    return None
-        finally:
-            self.leave(waiter)
-
-    def _receive_polling(self, queues, deadline):
-        while True:
-            found = self.receive(queues)
-            left = (deadline - self._clock()) / float(SECOND)
-            if found is not None or left <= 0:
-                return found
-            time.sleep(min(left, POLL))
-
-    def _hang(self, waiter, queues, now):
-        """Hang a waiter up at each queue; where there is no room it has to look by itself."""
-        words, waiters = self._words, self._waiters
-        if waiter.epoch != words[EPOCH]:
-            waiter.nodes.clear()
-            waiter.epoch = words[EPOCH]
-        if not waiters.admit(waiter, forks.pid(), now):
-            return
-        for queue in queues:
-            hint = self._directory.obtain(queue, now)
-            if hint is None or not waiters.hang(waiter, hint[0]):
-                logger.warning(
-                    "no room for one more waiting receiver in %s: it polls; raise message_memory",
-                    self.name,
-                )
-                return
-
-    def _dismiss(self, waiter, now):
-        words = self._words
-        if waiter.epoch != words[EPOCH] or words[waiter.bell + GEN] != waiter.generation:
-            waiter.nodes.clear()
-            return
-        for entry in self._waiters.dismiss(waiter):
-            # It was told of a message here. If that is still there, the next one is told.
-            if words[entry + COUNT] and words[entry + WAIT_FIRST]:
-                self._summon(entry, now)
-
-    def _summon(self, entry, now):
-        called = self._waiters.summon(entry, now)
-        if called is not None:
-            self._to_ring.append((entry,) + called)
-
-    def _ring(self):
-        """Ring whom the critical section has found; a dead one is struck off for the next."""
-        while self._to_ring:
-            try:
-                entry, bell, number = self._to_ring.popleft()
-            except IndexError:
-                return
-            if not self._ringer.ring(number):
-                self._inside(self._strike, bell, number, entry)
-
-    def _strike(self, bell, number, entry=0):
-        """Strike off a bell; its entry's next waiter is told in its place."""
-        self._waiters.strike(bell, number)
-        if entry and self._words[entry + COUNT] and self._words[entry + WAIT_FIRST]:
-            self._summon(entry, self._clock())
-
-    def _strike_suspects(self):
-        """Strike off a few bells whose owners died without leaving."""
-        for bell, number in self._inside(self._waiters.suspects, self._clock(), 8):
-            # A stopped one hears it when it goes on, and looks: no harm.
-            if not self._ringer.ring(number):
-                self._inside(self._strike, bell, number)
-
-    def forked(self):
-        """In a child: the parent's waiters are not ours."""
-        self._idle_waiters = []
-        self._waiting = set()
-        self._to_ring.clear()
 
     # -- the whole -------------------------------------------------------------------
 
     def flush(self):
         """Drop all messages. One commit; counters and waiting receivers stay."""
-        self._inside(self._drop_all)
+        self._run(self._drop_all)
         self.lapsed.clear()
 
     def _drop_all(self):
-        self._words[HEAD] = self._words[TAIL]  # the commit
+        self._log.flush()
         self._rebuild()
 
     def global_statistics(self):
         """Figures of the whole segment, see ``statistics``. Cost: the channels, in pieces."""
         pending, oldest, first = 0, 0, 0
         while first is not None:
-            first, found, age = self._inside(
+            first, found, age = self._run(
                 statistics.piece, self._words, self._directory.slots, first
             )
             pending += found
             oldest = min(oldest or age, age or oldest)
-        return self._inside(
+        return self._run(
             statistics.figures, self._words, HEADER_RATES, pending, oldest, self._clock()
         )
 
     def channel_statistics(self, queue):
         """Figures of one queue, see ``statistics``."""
-        return self._inside(self._channel_statistics, queue)
+        return self._run(self._channel_statistics, queue)
 
     def _channel_statistics(self, queue):
         words, now = self._words, self._clock()
@@ -642,7 +191,7 @@ class MessageStore(object):
         return {
             "size": self.size,
             "real": self._segment.memory_used(),
-            "messages": self._words[LIVE] * 8,
+            "messages": (self._words[LIVE] & M32) * 8,
         }
 
     def check(self):
@@ -652,102 +201,17 @@ class MessageStore(object):
         """
         from asgi_ipc import integrity
 
-        return self._inside(
+        return self._run(
             integrity.faults, self._words, self._directory, self._log, self._waiters
         )
-
-    def replaced(self):
-        """Whether the segment was removed under us, so that others use another one."""
-        return self._segment.replaced()
 
     def close(self):
         """Detach, and take away this process's doorbells. The messages stay.
 
         Other threads that wait get LayerClosed.
         """
-        for waiter in self._idle_waiters:
-            if waiter.bell and waiter.doorbell.usable:
-                self._inside(self._strike, waiter.bell, waiter.doorbell.number)
-            waiter.doorbell.close()
-        self._idle_waiters = []
-        self._ringer.close()
+        self.forget_waiters()
         self._segment.close()
-        for waiter in list(self._waiting):
-            # Other threads that wait find the layer closed, and say so.
-            waiter.doorbell.ring()
+        # They find the layer closed, and say so.
+        self.wake_all()
 
-    def drop_doorbells(self):
-        """Remove this process's doorbells; what is in the segment others strike off.
-
-        Takes no lock: at the end of a process there is nobody to wait for.
-        """
-        for waiter in self._idle_waiters + list(self._waiting):
-            if waiter.doorbell.usable:
-                waiter.doorbell.close()
-
-    def _rebuild(self):
-        """Derive everything from the records: the last holder did not leave properly."""
-        words = self._words
-        words[EPOCH] += 1
-        self._directory.rebuild()
-        self._waiters.rebuild()
-        highest, dropped = self._log.rebuild()
-        words[SEQUENCE] = max(words[SEQUENCE], highest)
-        if dropped:
-            words[DAMAGED] += dropped
-            logger.error("%s was damaged: %d records were dropped", self.name, dropped)
-        for bell, number in self._waiters.all_bells():
-            # Their nodes are gone; let them hang themselves up again at once.
-            self._to_ring.append((0, bell, number))
-
-    def _nothing(self):
-        """Get in and out: what there is to rebuild gets rebuilt."""
-
-    def _inside(self, work, *args):
-        """Do ``work`` in a critical section of its own: for all that is in no hurry."""
-        lock = self._lock
-        try:
-            if lock.acquire():
-                self._rebuild()
-            result = work(*args)
-            lock.release()
-        except BaseException as error:
-            lock.abandon()
-            if self._mend(error):
-                return self._inside(work, *args)
-            raise
-        if self._to_ring:
-            self._ring()
-        return result
-
-    def _mend(self, error):
-        """Whether to try once more after damage: the busy word is set, so it gets rebuilt."""
-        if not isinstance(error, DAMAGE):
-            return False
-        now = self._clock()
-        if now - self._mended < SECOND:
-            raise SegmentError(
-                "{0} is damaged beyond what can be rebuilt ({1!r}); remove it with `asgi-ipc rm` "
-                "after stopping the processes that use it".format(self.name, error)
-            )
-        logger.error("%s was found damaged (%r); rebuilding it", self.name, error)
-        self._mended = now
-        return True
-
-
-def _format(words, size):
-    """Lay out a new segment: header and empty tables; all else is zeros."""
-    buckets, entries, bells, nodes = sizes(size)
-    words[BUCKETS] = HEADER_WORDS
-    words[MASK] = buckets - 1
-    place = HEADER_WORDS + buckets
-    for control, count, width in (
-        (ENTRIES, entries, ENTRY_WORDS),
-        (BELLS, bells, BELL_WORDS),
-        (NODES, nodes, NODE_WORDS),
-    ):
-        Slots.format(words, control, place, count)
-        place += count * width
-    words[LOG] = words[HEAD] = words[TAIL] = words[RESERVED] = place
-    words[LOG_END] = size // 8
-    words[LIMIT] = words[LIVE] = 0

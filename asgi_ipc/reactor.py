@@ -15,8 +15,8 @@ import pkgutil
 
 from asgi_ipc._shm import clock
 from asgi_ipc.codec import unpack
-from asgi_ipc.messages import POLL
 from asgi_ipc.waiters import LOOK_AGAIN
+from asgi_ipc.waiting import POLL
 
 BREATH = 16
 """Messages that may be had at once before the reactor gets its turn."""
@@ -106,7 +106,7 @@ class _Waiting(object):
         """Rung, or time to look by oneself."""
         try:
             found = self._messages.receive(self._queues, self._waiter)
-            if self._messages.due or self._messages.lapsed:
+            if self._messages.lapsed:
                 self._stores.tidy()
         except Exception as error:  # noqa: BLE001 (whatever it is, the Deferred's owner gets it)
             self._leave()
@@ -114,7 +114,7 @@ class _Waiting(object):
             return
         if found is not None:
             self._finish(found)
-        elif clock.now() >= self._deadline or self._messages is not self._stores.messages:
+        elif clock.now() >= self._deadline or self._messages.gone:
             self._finish(None)
         elif self._call is None:
             hung = self._waiter is not None and self._waiter.nodes

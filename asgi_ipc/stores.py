@@ -8,9 +8,11 @@ import threading
 import warnings
 
 from asgi_ipc import names
-from asgi_ipc._shm import clock
+from asgi_ipc._shm import clock, forks
+from asgi_ipc._shm.segment import LOOK
 from asgi_ipc.groups import GroupStore
-from asgi_ipc.messages import MessageStore, segment_name
+from asgi_ipc.messages import MessageStore
+from asgi_ipc.parts import segment_name
 
 PLANS_KEPT = 1000
 """Groups whose members one process remembers."""
@@ -43,6 +45,7 @@ class Stores(object):
         self._closed = False
         self._next_look = 0
         self._open()
+        forks.watch(self)
 
     def _open(self):
         options = self._options
@@ -56,6 +59,7 @@ class Stores(object):
         except BaseException:
             messages.close()
             raise
+        messages.succeed = self._succeed
         self.messages = messages
         self._plans = {}
 
@@ -65,10 +69,12 @@ class Stores(object):
         Cost: the members when the membership has changed since the last call, else the
         receiving processes.
         """
+        now = clock.now()
+        self.attend(now)
         plan = self._plans.get(group)
         if (
             plan is None
-            or plan.snapshot.until <= clock.now()
+            or plan.snapshot.until <= now
             or not self.groups.current(plan.snapshot)
         ):
             plan = self._plan(group)
@@ -104,9 +110,9 @@ class Stores(object):
         return names.get_capacity(self._options.patterns, self._options.capacity, channel)
 
     def tidy(self):
-        """What an operation left to do: memberships to end, a look at the segments.
+        """End the memberships of channels whose messages expired unread.
 
-        Called when ``messages.lapsed`` or ``messages.due`` says so.
+        Called when ``messages.lapsed`` has some.
         """
         messages = self.messages
         lapsed = set()
@@ -117,18 +123,15 @@ class Stores(object):
                 break
         if lapsed:
             self.groups.leave_all(sorted(lapsed))
-        if messages.due:
-            messages.due = False
-            self._renew()
 
     def attend(self, now):
-        """Once a second, look whether the segments are still those of the name.
+        """Now and then, look whether the segments are still those of the name.
 
-        For operations on groups alone; those on messages tell by ``messages.due``.
+        For operations on groups; those on messages look for themselves.
         """
         if now >= self._next_look:
-            self._next_look = now + clock.SECOND
             self._renew()
+            self._next_look = now + LOOK
 
     def _renew(self):
         """Attach anew if a segment was removed under us."""
@@ -147,6 +150,15 @@ class Stores(object):
             self._open()
             messages.close()
             groups.close()
+
+    def _succeed(self):
+        """The message store in place of one that was removed."""
+        self._renew()
+        return self.messages
+
+    def forked(self):
+        """In a child: the thread that held the lock is not there."""
+        self._renewing = threading.Lock()
 
     def close(self):
         """Detach from both."""

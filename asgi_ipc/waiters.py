@@ -11,11 +11,12 @@ sees that it was taken off (SUMMONED), hangs it up again or gives it back.
 None of this is a truth: a receiver looks again every second. So a rebuild drops all nodes and
 has every bell rung, whereupon the receivers hang themselves up anew; they see from EPOCH that
 their nodes are gone. A waiter that has not looked for ``STALE`` is dead or stopped, and is
-passed over.
+passed over. A link that does not lead to a node whose links agree with it is damage.
 
 Words of a bell (``_shm/slots.py`` gives the first three)::
 
-    0 STATE  1 GEN  2 LINK  3 NUMBER (random, in the FIFO's name)  4 PID (to be shown)
+    0 STATE  1 GEN  2 LINK  3 NUMBER (random, in the FIFO's name; 0 in a free one)
+    4 PID (to be shown)
     5 LOOKED (ns, when its owner last looked)  6 NODES (first of its nodes)
 
 Words of a node::
@@ -24,13 +25,12 @@ Words of a node::
     5 ENTRY  6 BELL  7 SIBLING (next node of the bell)
 """
 from asgi_ipc._shm.clock import SECOND
-from asgi_ipc._shm.slots import GEN, STATE
-from asgi_ipc.layout import BELL_HAND, WAIT_FIRST, WAIT_LAST, Damage
+from asgi_ipc._shm.slots import STATE
+from asgi_ipc._shm.words import Damage
+from asgi_ipc.layout import BELL_HAND, BELL_WORDS, WAIT_FIRST, WAIT_LAST
 
 NUMBER, PID, LOOKED, OWN_NODES = range(3, 7)
-BELL_WORDS = 8
 NEXT, PREV, ENTRY, BELL, SIBLING = range(3, 8)
-NODE_WORDS = 8
 HUNG, SUMMONED = 1, 2
 
 LOOK_AGAIN = 1.0
@@ -43,12 +43,11 @@ STALE = int(2.5 * SECOND)
 class Waiter(object):
     """One receiver's side: its doorbell, its bell's slot, the nodes it has hung up."""
 
-    __slots__ = ("bell", "doorbell", "epoch", "generation", "nodes")
+    __slots__ = ("bell", "doorbell", "epoch", "nodes")
 
     def __init__(self, doorbell):
         self.doorbell = doorbell
         self.bell = 0
-        self.generation = 0
         self.epoch = 0
         self.nodes = {}
 
@@ -64,7 +63,7 @@ class Waiters(object):
     def admit(self, waiter, pid, now):
         """See that a waiter has a bell; False if all are in use."""
         words = self._words
-        if waiter.bell and words[waiter.bell + GEN] == waiter.generation:
+        if self.admitted(waiter):
             words[waiter.bell + LOOKED] = now
             return True
         bell = self.bells.take()
@@ -76,9 +75,13 @@ class Waiters(object):
         words[bell + OWN_NODES] = 0
         words[bell + STATE] = 1
         waiter.bell = bell
-        waiter.generation = words[bell + GEN]
         waiter.nodes.clear()
         return True
+
+    def admitted(self, waiter):
+        """Whether a waiter has a bell still."""
+        bell = waiter.bell
+        return bell and self._words[bell + NUMBER] == waiter.doorbell.number
 
     def hang(self, waiter, entry):
         """Hang a waiter up at an entry, behind the others; False if all nodes are in use."""
@@ -89,14 +92,20 @@ class Waiters(object):
             if not node:
                 return False
             bell = waiter.bell
+            # Not hung up before it is in its place below.
+            words[node + STATE] = SUMMONED
             words[node + ENTRY] = entry
             words[node + BELL] = bell
             words[node + SIBLING] = words[bell + OWN_NODES]
             words[bell + OWN_NODES] = node
             waiter.nodes[entry] = node
-        elif words[node + STATE] == HUNG:
-            return True
+        else:
+            self._verify(node, entry, waiter.bell)
+            if words[node + STATE] == HUNG:
+                return True
         last = words[entry + WAIT_LAST]
+        if last and (not self.nodes.contains(last) or words[last + ENTRY] != entry):
+            raise Damage("a list of waiters ends in what is none of them")
         words[node + PREV] = last
         words[node + NEXT] = 0
         words[node + STATE] = HUNG
@@ -114,6 +123,8 @@ class Waiters(object):
             self._take_off(node, entry)
             words[node + STATE] = SUMMONED
             bell = words[node + BELL]
+            if not self.bells.contains(bell):
+                raise Damage("a node belongs to no bell")
             # A stopped one is rung as well if nobody waits behind it: it may go on.
             if now - words[bell + LOOKED] < STALE or not words[entry + WAIT_FIRST]:
                 return bell, words[bell + NUMBER]
@@ -123,6 +134,7 @@ class Waiters(object):
         words = self._words
         summoned = []
         for entry, node in waiter.nodes.items():
+            self._verify(node, entry, waiter.bell)
             if words[node + STATE] == HUNG:
                 self._take_off(node, entry)
             else:
@@ -141,13 +153,13 @@ class Waiters(object):
             return
         node = words[bell + OWN_NODES]
         while node:
-            if words[node + BELL] != bell:
-                raise Damage("a bell leads to another one's node")
+            self._verify(node, words[node + ENTRY], bell)
             following = words[node + SIBLING]
             if words[node + STATE] == HUNG:
                 self._take_off(node, words[node + ENTRY])
             self.nodes.give(node)
             node = following
+        words[bell + NUMBER] = 0
         self.bells.give(bell)
 
     def suspects(self, now, count):
@@ -173,8 +185,10 @@ class Waiters(object):
     def rebuild(self):
         """Drop all nodes, keep the bells. The entries' lists are empty already."""
         words = self._words
+        self.bells.repair()
         for bell in self.bells.rebuild():
             words[bell + OWN_NODES] = 0
+        self.nodes.repair()
         for node in self.nodes.all():
             words[node + STATE] = 0
         self.nodes.rebuild()
@@ -182,7 +196,9 @@ class Waiters(object):
     def faults(self, entries):
         """Return what is wrong with bells, nodes and the lists at ``entries``, as sentences."""
         words = self._words
-        found = self.bells.faults("bells") + self.nodes.faults("nodes")
+        found = self.bells.faults() + self.nodes.faults()
+        if found:
+            return found
         hung = set()
         for entry in entries:
             node, before = words[entry + WAIT_FIRST], 0
@@ -208,8 +224,26 @@ class Waiters(object):
             found.append("nodes in use, hung up and owned by bells do not agree")
         return found
 
+    def _verify(self, node, entry, bell):
+        """A node in use has to be of this entry and this bell."""
+        words = self._words
+        if (
+            not self.nodes.contains(node)
+            or words[node + STATE] not in (HUNG, SUMMONED)
+            or words[node + ENTRY] != entry
+            or words[node + BELL] != bell
+        ):
+            raise Damage("{0} is not the node that it should be".format(node))
+
     def _take_off(self, node, entry):
         words = self._words
         before, following = words[node + PREV], words[node + NEXT]
+        if (
+            not self.nodes.contains(node)
+            or words[before + NEXT if before else entry + WAIT_FIRST] != node
+            or words[following + PREV if following else entry + WAIT_LAST] != node
+        ):
+            # Not to write over whatever is there.
+            raise Damage("the neighbours of node {0} do not know it".format(node))
         words[before + NEXT if before else entry + WAIT_FIRST] = following
         words[following + PREV if following else entry + WAIT_LAST] = before

@@ -8,20 +8,19 @@ from storekit import put
 from asgi_ipc._shm import segment as segment_module
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc.layout import (
-    BUCKETS,
+    BELLS,
     ENTRIES,
     ENTRY_WORDS,
     HEAD,
     HEADER_WORDS,
     LIVE,
-    LOG,
-    LOG_END,
-    MASK,
+    NODES,
     RECORD_WORDS,
+    RESERVED,
     SEQUENCE,
     TAIL,
+    Geometry,
     fixed_bytes,
-    sizes,
 )
 
 SIZE = 64 * 1024
@@ -57,15 +56,19 @@ def values(store, first, count):
 def test_a_new_segment(known_store):
     words = known_store._words
     assert known_store._segment.map[:8] == b"ASGI_IPC"
-    assert values(known_store, 1, 3) == [1, 1, SIZE]
-    assert sizes(SIZE) == (64, 64, 64, 256)
-    assert (words[BUCKETS], words[MASK]) == (HEADER_WORDS, 63)
-    # Entries, bells and nodes begin here, there is room for so many, none was used yet.
-    assert values(known_store, 26, 6) == [576, 64, 0, 0, 0, 0]
-    assert values(known_store, 32, 6) == [2624, 64, 0, 0, 0, 0]
-    assert values(known_store, 38, 6) == [3136, 256, 0, 0, 0, 0]
-    assert words[LOG] == words[HEAD] == words[TAIL] == 5184
-    assert words[LOG_END] == SIZE // 8
+    assert values(known_store, 1, 3) == [2, 1, SIZE]
+    geometry = Geometry(SIZE)
+    assert (geometry.first_bucket, geometry.buckets) == (HEADER_WORDS, 64)
+    # Where they begin, and how many there is room for.
+    assert (geometry.entries, geometry.bells, geometry.nodes) == (
+        (576, 64), (2624, 64), (3136, 256)
+    )
+    assert (geometry.log, geometry.log_end) == (5184, SIZE // 8)
+    # None was used yet.
+    assert (ENTRIES, BELLS, NODES) == (26, 30, 34)
+    assert values(known_store, 26, 12) == [0] * 12
+    assert words[HEAD] == words[TAIL] == 5184
+    assert words[RESERVED] == 5184 << 32 | 5184
     assert words[LIVE] == 0
     assert fixed_bytes(SIZE) == 576 * 8
 
@@ -77,8 +80,8 @@ def test_one_message(known_store):
     words = known_store._words
     assert words[SEQUENCE] == 1
     assert (words[HEAD], words[TAIL]) == (5184, 5184 + 11)
-    assert words[LIVE] == 11
-    assert values(known_store, ENTRIES, 6) == [576, 64, 1, 64, 0, 1]
+    assert words[LIVE] == 11 << 32 | 11
+    assert values(known_store, ENTRIES, 4) == [1, 64, 0, 1]
     # The only bucket in use leads to the entry.
     hashed = words[576 + 3]
     assert hashed == known_store._segment.hash(b"http.response!")
@@ -114,8 +117,10 @@ def test_the_state_of_a_fan_out_is_a_cursor(known_store):
     for name in (u"one", u"two", u"three"):
         states.append(words[5184 + 1])
         assert known_store.receive([u"p!"]) == (u"p!", name, PAYLOAD)
-    # 1 + offset of the name to serve: "one\n" is 4 bytes long, "two\n" too.
-    assert states == [1, 5, 9]
+    # 1 + offset of the name to serve: "one\n" is 4 bytes long, "two\n" too. Above it the
+    # offset once more, xor the check.
+    check = words[5184 + 4]
+    assert states == [check << 32 | 1, (check ^ 4) << 32 | 5, (check ^ 8) << 32 | 9]
     assert words[5184 + 1] == 0
 
 
@@ -141,7 +146,7 @@ ENTRY = [
 
 RECORD = [
     "0b000000000000a5",  # TAG: 11 words, entry 0
-    "0100000000000000",  # STATE live, cursor 0
+    "010000005f1b9b38",  # STATE live, cursor 0, sealed by CHECK
     "0000000000000000",  # NEXT
     "0000000000000000",  # PREV
     "5f1b9b3800000000",  # CHECK

@@ -16,6 +16,10 @@ A_SECOND = 1.0
 COUNTER = FIRST_FREE_WORD
 
 
+def a_page(size):
+    return PAGE
+
+
 def formatted(words, size):
     """Nothing to lay out."""
 
@@ -28,7 +32,7 @@ def attach(prefix):
     def attach_one(lock_timeout=10.0):
         segments.append(
             Segment(
-                "/{0}-messages".format(prefix), 9, 1, PAGE, PAGE, formatted, 0o600, lock_timeout
+                "/{0}-messages".format(prefix), 9, 1, PAGE, a_page, formatted, 0o600, lock_timeout
             )
         )
         return segments[-1]

@@ -7,8 +7,9 @@ from collections import deque
 import pytest
 from storekit import Child, die_at, drain, get, put, try_put
 
-from asgi_ipc import log as log_module
+from asgi_ipc import ring
 from asgi_ipc._shm.segment import EPOCH
+from asgi_ipc._shm.words import M32, Damage
 from asgi_ipc.errors import ChannelFull
 from asgi_ipc.layout import (
     DAMAGED,
@@ -17,26 +18,21 @@ from asgi_ipc.layout import (
     LAST,
     LIMIT,
     LIVE,
-    LOG,
-    LOG_END,
-    M32,
     MOVED,
     NEXT,
     PREV,
     R_STATE,
     RECORD_WORDS,
-    RESERVED,
     SEQ,
     TAIL,
     WRAP,
-    Damage,
 )
 
 KIB = 1024
 
 
 def ring_words(store):
-    return store._words[LOG_END] - store._words[LOG]
+    return store._log.end - store._log.start
 
 
 def live_records(store):
@@ -97,7 +93,6 @@ def test_goes_round_under_load_with_slow_channels(open_store, size):
 def test_full_and_empty_again_and_again(open_store, size, part):
     """Random traffic that fills and drains the ring, with records of up to 1/part of it."""
     store = open_store(size * KIB)
-    words = store._words
     seed = random.randrange(10 ** 6)
     print("seed", seed)
     rnd = random.Random(seed)
@@ -117,7 +112,7 @@ def test_full_and_empty_again_and_again(open_store, size, part):
                 # Never refused for nothing, if no record is above the sixteenth of the ring
                 # that is kept free for moving them.
                 if part > 16:
-                    assert words[LIVE] + 3 * (largest // 8 + RECORD_WORDS) > ring * 3 // 4
+                    assert store._log.live + 3 * (largest // 8 + RECORD_WORDS) > ring * 3 // 4
         else:
             message = get(store, name)
             expected = model[name].popleft() if model[name] else None
@@ -136,8 +131,8 @@ def test_all_of_the_ring_is_used(open_store, size):
     store = open_store(size * KIB)
     while try_put(store, u"a", b"x" * 50):
         pass
-    assert store._words[LIVE] > ring_words(store) * 0.85
-    assert store._words[RESERVED] == store._words[LOG_END]
+    assert store._log.live > ring_words(store) * 0.85
+    assert store._log.reserved == store._log.end
     assert store.check() == []
 
 
@@ -196,7 +191,7 @@ def test_a_quiet_log_stays_small(open_store):
     for number in range(30000):
         put(store, u"a", b"%d" % number)
         assert get(store, u"a")[2] == b"%d" % number
-    assert store._words[RESERVED] - store._words[LOG] <= 2 * log_module.STEP
+    assert store._log.reserved - store._log.start <= 2 * ring.STEP
     assert get(store, u"standing")[2] == b"s"
     assert store.memory()["messages"] == 0
 
@@ -302,7 +297,7 @@ def test_a_record_that_stands_does_not_keep_the_log_full(
     """Filled up, all read but what stands at HEAD, big or small: there is room again."""
     if part > 16:
         # For small ones the room that is kept free is enough.
-        monkeypatch.setattr(log_module, "SHIFT", 0)
+        monkeypatch.setattr(ring, "SHIFT", 0)
     store = open_store(256 * KIB)
     big = b"s" * (ring_words(store) * 8 // part // standing)
     for _ in range(standing):
@@ -446,9 +441,9 @@ def test_random_damage_of_bytes_never_hangs_or_invents(open_store, clock, caplog
         lock = store._lock
         lock.acquire()
         for _ in range(rnd.randrange(1, 6)):
-            at = rnd.randrange(words[LOG] * 8, (words[TAIL] + 2) * 8)
+            at = rnd.randrange(store._log.start * 8, (words[TAIL] + 2) * 8)
             length = rnd.randrange(1, 200)
-            end = min(at + length, words[RESERVED] * 8)
+            end = min(at + length, store._log.reserved * 8)
             store._segment.map[at:end] = os.urandom(end - at)
         lock.abandon()
         assert store.check() == []

@@ -8,9 +8,9 @@ from storekit import LONG, PLENTY, drain, get, in_child, put, try_put
 from asgi_ipc._shm import segment
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc._shm.segment import EPOCH
-from asgi_ipc._shm.slots import GEN
 from asgi_ipc.directory import HINTS_KEPT, IDLE
 from asgi_ipc.errors import ChannelFull, LayerClosed, SegmentError
+from asgi_ipc.layout import HASH
 from asgi_ipc.messages import MINIMUM_SIZE, MessageStore
 
 # -- send and receive ----------------------------------------------------------------------
@@ -422,12 +422,12 @@ def test_a_hint_of_a_recycled_entry_is_not_used(open_store, clock):
     """What another process does to an entry is seen by one who remembers it."""
     store, other = open_store(64 * 1024), open_store(64 * 1024)
     put(store, u"mine", b"x")
-    entry, generation, _ = store._hints[u"mine"]
+    entry, hashed, _ = store._hints[u"mine"]
     assert get(other, u"mine")[2] == b"x"
     clock.time += 1
     for number in range(64):
         put(other, u"c{0}".format(number), b"%d" % number)
-    assert store._words[entry + GEN] != generation
+    assert store._words[entry + HASH] != hashed
     assert get(store, u"mine") is None
     assert sorted(
         get(store, u"c{0}".format(number))[2] for number in range(64)

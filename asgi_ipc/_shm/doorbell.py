@@ -20,7 +20,8 @@ import stat
 import struct
 
 from asgi_ipc._shm import forks
-from asgi_ipc._shm.segment import close_on_exec, runtime_folder
+from asgi_ipc._shm.opening import close_on_exec
+from asgi_ipc._shm.segment import runtime_folder
 
 KEPT_OPEN = 128
 """Doorbells of others that one process keeps open at a time, to ring them without opening."""

@@ -135,6 +135,15 @@ class SegmentLock(object):
         self._busy = busy
         self._words = words
 
+    def unguard(self):
+        """Touch no words any more: they are gone."""
+        self._words = None
+
+    @property
+    def guarded(self):
+        """Whether there are words in which it keeps the holder's pid."""
+        return self._words is not None
+
     def acquire(self):
         """Get in; True if the last holder did not leave properly (rebuild what is derived).
 

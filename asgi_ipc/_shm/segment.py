@@ -13,39 +13,50 @@ The words that are the same in every segment::
     4 BUSY    pid of the process that is inside the lock, 0 for none
     5 EPOCH   counts the rebuilds
     6 KEY     random; keys the hashes of names, which come from users
+    7 SEAL    check of LAYOUT, KIND, SIZE and KEY; stored when all of the header is in place
 
 A segment is made under its own lock: whoever opens the name first finds it of size 0, sizes
-it, reserves and fills the header, stores the magic. One who finds a size but no magic at all
-comes after a process that died in the making, and makes it anew. The size is
-never set a second time: that would cut memory off under those who use it.
+it, reserves and fills the header, stores the seal, stores the magic. One who finds a size but
+neither seal nor magic comes after a process that died in the making, and makes it anew; one
+who finds the seal, but no magic, stores that. The size is never set a second time: that would
+cut memory off under those who use it.
 
 Memory is reserved before it is touched (``reserve``): touching a page that tmpfs has no room
-for is a SIGBUS, while a failed reservation is an answer.
+for is a SIGBUS, while a failed reservation is an answer. So is touching what another program
+has cut off (``truncate``): ``replaced`` notices it, and is asked every ``LOOK`` by whoever works
+on the segment.
 """
 import errno
-import fcntl
 import hashlib
 import mmap
 import os
-import stat
 import struct
-import sys
+import zlib
 
 import posix_ipc
 import six
 
-from asgi_ipc._shm import forks
+from asgi_ipc._shm import clock, forks
 from asgi_ipc._shm.lock import CLOSED, SegmentLock
+from asgi_ipc._shm.opening import (
+    NO_MEMORY,
+    SHM_FOLDER,
+    close_on_exec,
+    open_memory,
+    open_semaphore,
+    unusable,
+)
 from asgi_ipc.errors import LayerClosed, SegmentError
 
-MAGIC, LAYOUT, KIND, SIZE, BUSY, EPOCH, KEY = range(7)
+MAGIC, LAYOUT, KIND, SIZE, BUSY, EPOCH, KEY, SEAL = range(8)
 FIRST_FREE_WORD = 8
 _UNSIGNED = struct.Struct("=Q")
+_SEALED = struct.Struct("=4Q")
 MAGIC_VALUE = _UNSIGNED.unpack(b"ASGI_IPC")[0]
 PAGE = mmap.PAGESIZE
 
-SHM_FOLDER = "/dev/shm" if sys.platform.startswith("linux") and os.path.isdir("/dev/shm") else None
-"""Where the system shows shared memory as files; None where it does not (macOS)."""
+LOOK = clock.SECOND // 100
+"""Nanoseconds after which one who works on a segment looks whether it is still there."""
 
 
 def runtime_folder():
@@ -102,14 +113,15 @@ class Segment(object):
     :param kind: number that tells one use of segments from another.
     :param layout: version of the layout; another one is refused.
     :param size: bytes, if it has to be made; an existing one keeps its size.
-    :param fixed: bytes at the beginning that are reserved when it is made.
+    :param fixed_bytes: called with the size in force; bytes at the beginning to reserve when
+        it is made.
     :param lay_header: called as ``lay_header(words, size)`` to lay the user's header in a new one.
     :param mode: permission bits; 0600 admits this user alone.
     :param lock_timeout: seconds, see ``lock``.
     :raises SegmentError: it is not ours, or there is no memory for it; says what to do.
     """
 
-    def __init__(self, name, kind, layout, size, fixed, lay_header, mode, lock_timeout):
+    def __init__(self, name, kind, layout, size, fixed_bytes, lay_header, mode, lock_timeout):
         self.name = name
         self.mode = mode
         self.created = False
@@ -117,28 +129,30 @@ class Segment(object):
         self._layout = layout
         self._lock_timeout = lock_timeout
         self.map = self.words = None
-        while not self._attach(round_up(size, PAGE), fixed, lay_header):
+        while not self._attach(round_up(size, PAGE), fixed_bytes, lay_header):
             pass
         forks.watch(self)
 
-    def _attach(self, size, fixed, lay_header):
+    def _attach(self, size, fixed_bytes, lay_header):
         """Open, look under the lock, make or validate; False if it was unlinked meanwhile."""
-        self._descriptor = _open_memory(self.name, self.mode)
+        self._descriptor = open_memory(self.name, self.mode)
+        try:
+            semaphore = open_semaphore(self.name, self.mode)
+        except BaseException:
+            self._close()
+            raise
         self.lock = lock = SegmentLock(
-            _open_semaphore(self.name, self.mode),
-            self._open_description,
-            self._lock_timeout,
-            self.name,
+            semaphore, self._open_description, self._lock_timeout, self.name
         )
         try:
             lock.acquire()
             status = os.fstat(self._descriptor)
             attached = status.st_nlink != 0 or SHM_FOLDER is None
             if attached:
-                self._refuse_strangers(status)
-                self._make_or_map(status.st_size, size, fixed, lay_header)
+                self._make_or_map(status.st_size, size, fixed_bytes, lay_header)
                 lock.guard(self.words, BUSY)
-                self._key = _UNSIGNED.pack(self.words[KEY])
+                self._number = self.words[KEY]
+                self._key = _UNSIGNED.pack(self._number)
         except BaseException:
             lock.close()
             self._close()
@@ -151,9 +165,14 @@ class Segment(object):
         lock.abandon()
         return True
 
-    def _make_or_map(self, found_size, size, fixed, lay_header):
+    def _make_or_map(self, found_size, size, fixed_bytes, lay_header):
         if found_size == 0:
-            os.ftruncate(self._descriptor, size)
+            try:
+                os.ftruncate(self._descriptor, size)
+            except (IOError, OSError) as error:
+                if error.errno not in NO_MEMORY:
+                    raise
+                raise SegmentError(self._no_room(size))
             found_size = size
         if found_size < PAGE or found_size % 8:
             raise SegmentError(self._stranger("it is too small ({0} bytes)".format(found_size)))
@@ -162,26 +181,27 @@ class Segment(object):
         if not self.reserve(0, PAGE):
             raise SegmentError(self._no_room(PAGE))
         self.map = mmap.mmap(self._descriptor, found_size)
-        self.words = view_words(self.map)
-        if (
-            self.words[MAGIC] == 0
-            and self.words[LAYOUT] in (0, self._layout)
-            and self.words[KIND] in (0, self._kind)
+        self.words = words = view_words(self.map)
+        if words[MAGIC] == 0 and words[SEAL] == 0 and (
+            words[LAYOUT] in (0, self._layout) and words[KIND] in (0, self._kind)
         ):
-            # New, or left by one who died in the making: the magic comes last.
-            self._make(fixed, lay_header)
-        else:
-            self._validate()
+            # New, or left by one who died in the making.
+            self._make(max(fixed_bytes(found_size), PAGE), lay_header)
+        elif words[MAGIC] == 0 and words[SEAL] == _seal_of(words):
+            # Left by one who died with all but this done.
+            words[MAGIC] = MAGIC_VALUE
+        self._validate()
 
     def _make(self, fixed, lay_header):
         words = self.words
-        if not self.reserve(PAGE, max(fixed, PAGE)):
+        if not self.reserve(PAGE, fixed):
             raise SegmentError(self._no_room(fixed))
         words[LAYOUT] = self._layout
         words[KIND] = self._kind
         words[SIZE] = self.size
         words[KEY] = _UNSIGNED.unpack(os.urandom(8))[0]
         lay_header(words, self.size)
+        words[SEAL] = _seal_of(words)
         words[MAGIC] = MAGIC_VALUE
         self.created = True
 
@@ -196,20 +216,12 @@ class Segment(object):
                     "of kind {3}".format(words[LAYOUT], words[KIND], self._layout, self._kind)
                 )
             )
+        if words[SEAL] != _seal_of(words):
+            raise SegmentError(self._stranger("its header is damaged"))
         if words[SIZE] != self.size:
             raise SegmentError(
                 self._stranger(
                     "it is {0} bytes long and should be {1}".format(self.size, words[SIZE])
-                )
-            )
-
-    def _refuse_strangers(self, status):
-        if status.st_uid != os.geteuid() and not self.mode & 0o077:
-            raise SegmentError(
-                "the shared memory {0} belongs to user {1}, and this process runs as user {2}. "
-                "Use another prefix, or have all processes of the site run as one user, or give "
-                "them one group and open the layer with mode=0o660.".format(
-                    self.name, status.st_uid, os.geteuid()
                 )
             )
 
@@ -223,24 +235,48 @@ class Segment(object):
         try:
             _fallocate(self._descriptor, first, end - first)
         except (IOError, OSError) as error:
-            if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.ENOMEM, errno.EDQUOT):
+            if error.errno not in NO_MEMORY:
                 raise
             return False
         return True
 
     def replaced(self):
-        """Whether the name was unlinked, so that others no longer come here. Cost: 1 us."""
-        if SHM_FOLDER is None or self._descriptor is None:
+        """Whether others no longer come here: the name was unlinked, or the memory made anew.
+
+        Cost: 1 us.
+
+        :raises SegmentError: it was cut short, and touching it would end this process.
+        """
+        if self._descriptor is None:
             return False
-        return os.fstat(self._descriptor).st_nlink == 0
+        status = os.fstat(self._descriptor)
+        if SHM_FOLDER is not None and status.st_nlink == 0:
+            return True
+        if status.st_size < self.size:
+            raise SegmentError(
+                self._stranger(
+                    "another program has cut it from {0} to {1} bytes while it was in use".format(
+                        self.size, status.st_size
+                    )
+                )
+            )
+        try:
+            return self.words[KEY] != self._number
+        except (TypeError, ValueError):
+            # Closed in the meantime, which the caller hears of at the lock.
+            return False
+
+    def cut_short(self):
+        """Whether another program has cut the memory: touching it would end this process."""
+        return self._descriptor is not None and os.fstat(self._descriptor).st_size < self.size
 
     def hash(self, data):
-        """Hash bytes to 64 bits with the segment's random key. Cost: 1 us.
+        """Hash bytes to 64 bits with the segment's random key, never to 0. Cost: 1 us.
 
         Keyed, because names come from users, who could choose colliding ones for any hash
         that they can compute (CRC-32 collides under every key).
         """
-        return _UNSIGNED.unpack(hashlib.sha256(self._key + data).digest()[:8])[0]
+        return _UNSIGNED.unpack(hashlib.sha256(self._key + data).digest()[:8])[0] or 1
 
     def memory_used(self):
         """Bytes of real memory that the segment holds."""
@@ -249,8 +285,11 @@ class Segment(object):
     def close(self):
         """Detach. The segment stays for others; ``unlink`` removes it. Twice is once."""
         lock = self.lock
+        if self.cut_short():
+            # Its words cannot be touched any more.
+            lock.unguard()
         try:
-            if not lock.acquire():
+            if not lock.acquire() and lock.guarded:
                 # Nothing was begun, so nobody has to rebuild for it.
                 self.words[BUSY] = 0
         except LayerClosed:
@@ -294,12 +333,7 @@ class Segment(object):
         return descriptor
 
     def _stranger(self, why):
-        return (
-            "the shared memory {0} cannot be used: {1}. If nothing else needs it, remove it with "
-            "`asgi-ipc rm {2}`, or choose another prefix.".format(
-                self.name, why, self.name.strip("/").rsplit("-", 1)[0]
-            )
-        )
+        return unusable(self.name, why)
 
     def _no_room(self, needed):
         free = ""
@@ -315,56 +349,10 @@ class Segment(object):
         )
 
 
-def _open_memory(name, mode):
-    """Open or create the memory, never sizing it; return the descriptor."""
-    try:
-        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREAT, mode=mode, size=0)
-    except posix_ipc.PermissionsError:
-        raise SegmentError(_forbidden(name, name.strip("/")))
-    except posix_ipc.Error as error:
-        raise SegmentError("cannot open the shared memory {0}: {1}".format(name, error))
-    close_on_exec(memory.fd)
-    _open_to_mode(memory.fd, mode)
-    return memory.fd
-
-
-def _open_semaphore(name, mode):
-    try:
-        semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREAT, mode=mode, initial_value=1)
-    except posix_ipc.PermissionsError:
-        raise SegmentError(_forbidden(name, "sem." + name.strip("/")))
-    except posix_ipc.Error as error:
-        raise SegmentError("cannot open the semaphore {0}: {1}".format(name, error))
-    if mode & 0o077 and SHM_FOLDER is not None:
-        path = os.path.join(SHM_FOLDER, "sem." + name.strip("/"))
-        if os.stat(path).st_uid == os.geteuid():
-            os.chmod(path, mode)
-    return semaphore
-
-
-def _forbidden(name, file_name):
-    owner = "another user"
-    if SHM_FOLDER is not None:
-        try:
-            owner = "user {0}".format(os.stat(os.path.join(SHM_FOLDER, file_name)).st_uid)
-        except OSError:
-            pass
-    return (
-        "{0} belongs to {1}, who does not admit user {2}. Use another prefix, or open the layer "
-        "with mode=0o660 on both sides.".format(name, owner, os.geteuid())
-    )
-
-
-def _open_to_mode(descriptor, mode):
-    """The umask has taken bits of ``mode`` away; the owner gives them back."""
-    status = os.fstat(descriptor)
-    if mode & 0o077 and status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != mode:
-        os.fchmod(descriptor, mode)
-
-
-def close_on_exec(descriptor):
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFD)
-    fcntl.fcntl(descriptor, fcntl.F_SETFD, flags | fcntl.FD_CLOEXEC)
+def _seal_of(words):
+    """What SEAL has to be; never 0."""
+    constant = _SEALED.pack(words[LAYOUT], words[KIND], words[SIZE], words[KEY])
+    return 1 << 32 | zlib.crc32(constant) & 0xFFFFFFFF
 
 
 def _fallocate(descriptor, first, length):

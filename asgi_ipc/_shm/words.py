@@ -1,0 +1,53 @@
+"""Words that show when something wrote over them, and what is raised then.
+
+A segment is open to every process of its user, and what writes into it by mistake asks no
+lock. Payloads, names and links are verified by check sums and by each other; numbers that
+stand alone and decide much are kept in one of two forms, of which a stray byte makes nothing:
+
+* A *twin* holds its number, below 2**32, in both halves. Twins add and subtract as they are:
+  add ``count * TWIN``.
+* A *sealed* word holds a number below 2**48, and 16 bits of its check sum under it.
+
+Both change with one aligned store, so either can be a commit word.
+"""
+import struct
+import zlib
+
+M32 = 0xFFFFFFFF
+TWIN = 1 + (1 << 32)
+
+LARGEST_COUNT = 1 << 62
+"""No counter that starts at 0 gets here: one beyond it was written over."""
+
+_WORD = struct.Struct("=Q")
+
+
+class Damage(Exception):
+    """The segment contradicts itself: what is derived gets rebuilt, and it is tried again.
+
+    Never leaves a store.
+    """
+
+
+DAMAGE = (Damage, IndexError, ValueError, OverflowError, struct.error)
+"""What reading and writing words that contradict each other can raise."""
+
+
+def single(twin):
+    """The number in a twin.
+
+    :raises Damage: its halves differ.
+    """
+    if twin >> 32 != twin & M32:
+        raise Damage("a twin word's halves differ ({0:#x})".format(twin))
+    return twin & M32
+
+
+def sealed(number):
+    """The word that holds a number below 2**48, sealed."""
+    return number << 16 | zlib.crc32(_WORD.pack(number)) & 0xFFFF
+
+
+def unsealed(word):
+    """The number in a sealed word, or None if its seal does not hold."""
+    return word >> 16 if sealed(word >> 16) == word else None
