@@ -183,6 +183,13 @@ def as_user(uid, gid, function, *args, **options):
     return Child(run)
 
 
+def end(children):
+    """Kill those children whose result nobody has asked for."""
+    for child in children:
+        if child._status is None:
+            child.kill()
+
+
 # -- other Pythons ---------------------------------------------------------------------------
 
 

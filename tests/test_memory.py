@@ -42,7 +42,7 @@ UNBOUNDED = 10 ** 6
 SAYS = {
     ChannelFull: ("message_memory", "shared memory"),
     GroupsFull: ("group_memory",),
-    SegmentError: ("shared memory",),
+    SegmentError: ("shared memory", "semaphore"),
 }
 """Kind of refusal to what its text has to name."""
 
@@ -869,6 +869,39 @@ def test_descriptor_limit_in_use():
     assert refused_at[0] == 2
     assert refused_at[-1] == 0
     assert refused_at == sorted(refused_at, reverse=True)
+
+
+# -- other reasons for which a constructor fails ----------------------------------------------
+
+
+def fail_for_a_warning():
+    """A size that is not heeded is a warning, and some make those errors."""
+    texts = []
+    gc.disable()
+    with IPCChannelLayer("p", **SMALL):
+        before = descriptors()
+        for options in ({"group_memory": 64 * KIB}, {"message_memory": 64 * KIB}):
+            texts.append(warning_of(options))
+            if six.PY2:
+                gc.collect()
+            assert descriptors() == before
+    return texts
+
+
+def warning_of(options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            IPCChannelLayer("p", **options)
+        except RuntimeWarning as warning:
+            return str(warning)
+    return ""
+
+
+def test_a_warning_that_is_made_an_error_leaves_no_descriptor():
+    texts = on_small_shm(MIB, fail_for_a_warning)
+    assert "message_memory" in texts[0]
+    assert "group_memory" in texts[1]
 
 
 # -- removed under us while there is no space -------------------------------------------------
