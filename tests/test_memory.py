@@ -16,7 +16,6 @@ import warnings
 import zlib
 
 import pytest
-import six
 from sandbox import (
     MIB,
     PAGE,
@@ -79,16 +78,11 @@ def attempt(**options):
 
 
 def make(**options):
-    """The same. A refusal leaves no descriptor behind, be it one that the collector would find.
-
-    Python 2.7 has no way to close a mapping of which there is a view: there it may.
-    """
+    """The same. A refusal leaves no descriptor behind, be it one that the collector would find."""
     gc.disable()
     before = descriptors()
     layer, refusal = attempt(**options)
     if refusal:
-        if six.PY2:
-            gc.collect()
         assert descriptors() == before
     return layer, refusal
 
@@ -799,8 +793,6 @@ def make_with_few_descriptors(few):
     layer, refusal = attempt(block_timeout=0.2, **SMALL)
     hog.give_back(10 - few)
     if refusal:
-        if six.PY2:
-            gc.collect()
         assert descriptors() == before
         assert "ulimit -n" in refusal or "open files" in refusal or "files open" in refusal
         layer = assert_made_anew(refusal, **SMALL)
@@ -882,8 +874,6 @@ def fail_for_a_warning():
         before = descriptors()
         for options in ({"group_memory": 64 * KIB}, {"message_memory": 64 * KIB}):
             texts.append(warning_of(options))
-            if six.PY2:
-                gc.collect()
             assert descriptors() == before
     return texts
 
