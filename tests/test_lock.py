@@ -426,6 +426,20 @@ def test_a_closed_lock_lets_nobody_in(attach):
     assert use(attach().lock) is False
 
 
+def test_a_child_of_who_closed_it_is_told(attach):
+    """It touches no descriptor, whose number may be another file's by now."""
+    segment = attach()
+    use(segment.lock)
+    segment.close()
+
+    def look():
+        with pytest.raises(LayerClosed):
+            use(segment.lock)
+        segment.close()
+
+    in_child(look)
+
+
 def test_a_thread_that_waits_learns_of_the_close(attach, segment):
     mine = attach()
     child = child_inside(segment)

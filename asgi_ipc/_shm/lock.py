@@ -113,6 +113,14 @@ class _Holders(threading.local):
         self.mine = _Holder(open_description(), descriptors)
 
 
+class _NoHolders(object):
+    """Of a lock that was closed before a fork: the parent's holders have no descriptors here."""
+
+    @property
+    def mine(self):
+        raise LayerClosed(CLOSED)
+
+
 class SegmentLock(object):
     """Mutual exclusion between all threads of all processes that attached a segment.
 
@@ -235,7 +243,9 @@ class SegmentLock(object):
         """In a child: the parent's descriptors are not ours, nor are its threads."""
         self._close_descriptors()
         self._descriptors = set()
-        if not self._closed:
+        if self._closed:
+            self._holders = _NoHolders()
+        else:
             self._holders = _Holders(self._open_description, self._descriptors)
 
     def _close_descriptors(self):
