@@ -52,11 +52,12 @@ class Doorbell(object):
                 if error.errno != errno.EEXIST:
                     raise
         try:
+            # The umask has taken bits away.
+            os.chmod(self.path, mode)
+            if mode & 0o060:
+                _share(self.path, name)
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
             close_on_exec(self._descriptor)
-            if mode & 0o077:
-                # The umask has taken bits away.
-                os.fchmod(self._descriptor, mode)
         except BaseException:
             os.unlink(self.path)
             raise
@@ -101,6 +102,15 @@ class Doorbell(object):
             unlink(self.path)
 
 
+def _share(path, name):
+    """Give a FIFO the group of its segment, whose users are to ring it; ours may be another."""
+    try:
+        os.chown(path, -1, os.stat(os.path.join(runtime_folder(), name.strip("/"))).st_gid)
+    except OSError:
+        # Not in that group, or it cannot be seen (macOS): rung or not, its owner looks itself.
+        pass
+
+
 class Ringer(object):
     """Rings the doorbells of others."""
 
@@ -138,7 +148,9 @@ class Ringer(object):
                 self.close()
                 return self.ring(number)
             else:
-                raise
+                # Out of descriptors all the same, or not admitted. What it is rung for has
+                # been done, and is not to seem to have failed; the receiver looks by itself.
+                rung = True
         if not kept and not _pipe_signal_ignored():
             # Writing to a kept one whose reader died would end this process.
             self._forget(number)
@@ -178,11 +190,14 @@ def sweep(name):
 
 
 def unlink(path):
-    """Remove the FIFO, if it is there still."""
+    """Remove the FIFO, if it is there still, and ours to remove.
+
+    That of another user stays: in a folder with the sticky bit its owner alone can do it.
+    """
     try:
         os.unlink(path)
     except OSError as error:
-        if error.errno != errno.ENOENT:
+        if error.errno not in (errno.ENOENT, errno.EPERM, errno.EACCES):
             raise
 
 

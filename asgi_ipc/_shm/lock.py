@@ -97,13 +97,18 @@ class _Holder(object):
         self.refused = None
         descriptors.add(descriptor)
 
-    def __del__(self):
-        # The thread ended (or the lock was dropped). Whoever empties the set closes, once.
+    def close(self):
+        """Give the descriptor up. Whoever takes it out of the set closes it, once."""
         try:
             self.descriptors.remove(self.descriptor)
         except KeyError:
             return
-        os.close(self.descriptor)
+        descriptor, self.descriptor = self.descriptor, None
+        os.close(descriptor)
+
+    def __del__(self):
+        # The thread ended, or the lock was dropped.
+        self.close()
 
 
 class _Holders(threading.local):
@@ -226,7 +231,7 @@ class SegmentLock(object):
 
     def _let_go(self, holder):
         holder.inside = True
-        if self._try_flock(holder.descriptor):
+        if holder.descriptor is not None and self._try_flock(holder.descriptor):
             # The token may or may not have been ours. Invariant 2 makes posting safe.
             self._post(holder)
             _flock(holder.descriptor, _UNLOCK)
@@ -235,9 +240,10 @@ class SegmentLock(object):
     def close(self):
         """Let nobody of this process in any more. The caller is inside, and abandons.
 
-        Descriptors go when their threads or this object do: another thread may be waiting
-        with one in its hand. So may one on the semaphore, which is closed only if no other
-        thread has ever come by.
+        The caller's descriptor goes at once: of a segment that was removed, it would keep the
+        memory. Those of other threads go with them or with this object, since one may be
+        waiting with it in its hand. So may one on the semaphore, which is closed only if no
+        other thread has ever come by.
         """
         try:
             self._closed = True
@@ -247,6 +253,7 @@ class SegmentLock(object):
             self.abandon()
         if len(self._descriptors) <= 1:
             self._semaphore.close()
+        self._holders.mine.close()
 
     def forked(self):
         """In a child: the parent's descriptors are not ours, nor are its threads."""
