@@ -24,7 +24,7 @@ from asgi_ipc._shm import clock
 from asgi_ipc.codec import unpack
 from asgi_ipc.errors import ChannelFull
 
-BACKLOG = 60
+BACKLOG = 20
 """Messages that wait for a group's receivers, above which those who send to it pause."""
 
 PAUSE = 0.001
@@ -99,14 +99,17 @@ class GroupSender(Numbered):
     """Sends to a group as long as its receivers keep up, so that nothing has to be dropped."""
 
     lane = None
+    dropped = 0
 
     def step(self):
         number, message = self.message()
         self.journal.write("GB", number, self.lane, clock.now())
         self.call(self.layer.send_group, GROUPS[self.lane], message)
         self.journal.write("E", clock.now())
-        if self.layer._drops.total:
-            self.journal.write("X", "a group send dropped something")
+        if self.layer._drops.total > self.dropped:
+            self.dropped = self.layer._drops.total
+            memory = self.layer._stores.messages.memory()
+            self.journal.write("X", "a group send dropped something: {0}".format(memory))
         while not self.crew.ending and max(map(self.pending, queues_of(self.lane))) > BACKLOG:
             time.sleep(PAUSE)
 

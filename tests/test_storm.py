@@ -64,7 +64,8 @@ def options_of(prefix, **more):
         {
             "prefix": prefix,
             "expiry": 3600,
-            "capacity": 50,
+            # Small enough that the messages of all channels together fit well.
+            "capacity": 30,
             "channel_capacity": {"fan*": 10 ** 6, "churn*": 10 ** 6, STANDING: 10 ** 6},
             "message_memory": 1024 * 1024,
             "group_memory": 4 * 1024 * 1024,
