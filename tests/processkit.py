@@ -77,6 +77,15 @@ def waits(pid, threads=1):
     return count >= threads
 
 
+def children_of(pid):
+    """The pids of the children of a process, in whichever of its threads it started them."""
+    found = []
+    for thread in os.listdir("/proc/{0}/task".format(pid)):
+        with open("/proc/{0}/task/{1}/children".format(pid, thread)) as source:
+            found += [int(child) for child in source.read().split()]
+    return found
+
+
 def descriptors_of(pid="self"):
     """Where the descriptors of a process lead."""
     found = []
@@ -125,6 +134,19 @@ def at_line(function, count, act):
     return trace
 
 
+def when(condition, act):
+    """A trace function that acts once, at the first line at which a condition holds."""
+    acted = []
+
+    def trace(frame, event, _):
+        if event == "line" and not acted and condition():
+            acted.append(True)
+            act()
+        return trace
+
+    return trace
+
+
 def traced(trace, function, *args):
     """Call under a trace function."""
     sys.settrace(trace)
@@ -168,12 +190,6 @@ class Stopping(Child):
             return True
         self._status = status
         return False
-
-    def end(self):
-        """See that it is gone, also when a test failed in between."""
-        if self._status is None:
-            os.kill(self.pid, signal.SIGKILL)
-            self.close()
 
     def goes_on(self):
         """Continue it, and return what its function returns."""

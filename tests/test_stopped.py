@@ -36,7 +36,7 @@ SIZES = {"message_memory": 256 * 1024, "group_memory": 256 * 1024}
 
 
 @pytest.fixture
-def make(prefix):
+def make(prefix, no_child_stays):
     """A function that makes a layer of the test's prefix; all are closed at the end."""
     layers = []
 
