@@ -4,7 +4,7 @@ import os
 
 import campaign as campaigns
 import pytest
-from storekit import FakeClock, open_messages
+from storekit import Child, FakeClock, open_messages
 
 from asgi_ipc._shm import segment
 
@@ -51,6 +51,15 @@ def prefix():
     name = "t{0}-{1}".format(os.getpid(), binascii.hexlify(os.urandom(4)).decode("ascii"))
     yield name
     sweep_prefix(name)
+
+
+@pytest.fixture
+def no_child_stays():
+    """Forked children (``storekit.Child``) end with the test that started them, if it fails."""
+    before = len(Child.started)
+    yield
+    while len(Child.started) > before:
+        Child.started.pop().end()
 
 
 @pytest.fixture

@@ -65,6 +65,8 @@ def drain(store, queue):
 class Child(object):
     """A forked child that runs a function, and hands its result (or failure) to ``result``."""
 
+    started = []
+
     def __init__(self, function, *args):
         reader, writer = os.pipe()
         self.pid = os.fork()
@@ -85,6 +87,7 @@ class Child(object):
         os.close(writer)
         self._pipe = os.fdopen(reader, "rb")
         self._status = None
+        self.started.append(self)
 
     def result(self):
         """Wait for its end; return what the function returned."""
@@ -110,6 +113,11 @@ class Child(object):
         os.kill(self.pid, number)
         if number == signal.SIGKILL:
             self.close()
+
+    def end(self):
+        """See that it is gone, also when a test failed in between."""
+        if self._status is None:
+            self.kill()
 
     def close(self):
         """For a child that has no result: wait for its end."""

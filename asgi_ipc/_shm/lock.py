@@ -68,6 +68,9 @@ FIRST_NAP, LONGEST_NAP = 0.00005, 0.02
 TOKEN_NAP = 0.0002
 """Seconds between tries for a token where waiting for one is no good."""
 
+LOCKS = "/proc/locks"
+"""Where Linux tells who holds which lock."""
+
 COUNT_SUPPORTED = posix_ipc.SEMAPHORE_VALUE_SUPPORTED
 TIMEOUT_SUPPORTED = posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED
 
@@ -333,15 +336,31 @@ class SegmentLock(object):
     def _give_up(self, holder):
         # A token that we have goes with us: the live holder posts one (invariant 2).
         holder.token = False
-        pid = self._words[self._busy] if self._words is not None else 0
         raise LockTimeout(
             "{0} has been locked for more than {1} s by {2}. If that process is stopped, "
             "continue it (kill -CONT) or end it; the lock is free the moment it is gone.".format(
                 self.name,
                 self.lock_timeout,
-                "process {0}".format(pid) if pid else "a process that has not left its pid yet",
+                self._who(holder),
             )
         )
+
+    def _who(self, holder):
+        """Name who is inside.
+
+        By the kernel, if it tells: it knows from the flock on, and numbers as this process
+        does. The busy word comes later, goes earlier, is not known before ``guard``, and
+        holds the pid as the holder's pid namespace has it.
+        """
+        pid = _flock_owner(holder.descriptor)
+        if pid:
+            return "process {0}".format(pid)
+        words = self._words
+        left = words[self._busy] if words is not None else 0
+        if not left:
+            return "a process that has not left its pid yet"
+        where = "" if pid is None else ", as another pid namespace numbers it"
+        return "process {0}{1}".format(left, where)
 
     def _recover_own(self, holder):
         """This thread counts as inside already: re-entered, or left there by an exception."""
@@ -356,6 +375,26 @@ class SegmentLock(object):
             frame = frame.f_back
         holder.refused = None
         self.abandon()
+
+
+def _flock_owner(descriptor):
+    """The pid of who holds the flock of a file.
+
+    0 if that is nobody whom this process can see, None where the kernel does not tell (not
+    Linux, no /proc).
+    """
+    status = os.fstat(descriptor)
+    device = status.st_dev
+    wanted = "{0:02x}:{1:02x}:{2}".format(os.major(device), os.minor(device), status.st_ino)
+    try:
+        with open(LOCKS) as table:
+            # "1: FLOCK  ADVISORY  WRITE 708 00:1a:57 0 EOF"; who only waits has a "->" in it.
+            for fields in map(str.split, table):
+                if fields[1] == "FLOCK" and fields[5] == wanted:
+                    return int(fields[4])
+    except (IOError, OSError):
+        return None
+    return 0
 
 
 def _handles_signals():
