@@ -89,7 +89,8 @@ class _Holder(object):
         # The thread ended (or the lock was dropped). Whoever empties the set closes, once.
         try:
             self.descriptors.remove(self.descriptor)
-        except KeyError:
+        except (AttributeError, KeyError):
+            # Closed already; or what made this one was interrupted.
             return
         os.close(self.descriptor)
 
