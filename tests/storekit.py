@@ -2,7 +2,6 @@
 import os
 import pickle
 import signal
-import sys
 import traceback
 
 from asgi_ipc._shm.clock import SECOND
@@ -79,7 +78,6 @@ class Child(object):
                     code = 0
                 except BaseException:
                     answer = (False, traceback.format_exc())
-                sys.settrace(None)
                 with os.fdopen(writer, "wb") as pipe:
                     pickle.dump(answer, pipe, 2)
             finally:
@@ -128,23 +126,3 @@ class Child(object):
 def in_child(function, *args):
     """Run a function in a forked child; return its result."""
     return Child(function, *args).result()
-
-
-def die_at(step, function, *args):
-    """Run a function, and SIGKILL this process (a child) at its ``step``-th traced opcode.
-
-    Lines where Python cannot trace opcodes (before 3.7).
-    """
-    left = [step]
-
-    def trace(frame, event, _):
-        if hasattr(frame, "f_trace_opcodes"):
-            frame.f_trace_opcodes = True
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    sys.settrace(trace)
-    function(*args)
-    sys.settrace(None)

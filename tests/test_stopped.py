@@ -21,8 +21,6 @@ from storekit import Child, in_child
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc._shm import clock
 from asgi_ipc._shm import lock as lock_module
-from asgi_ipc._shm.lock import SegmentLock
-from asgi_ipc.core import unlink
 from asgi_ipc.errors import LockTimeout
 
 pytestmark = pytest.mark.skipif(

@@ -35,7 +35,6 @@ from stormparts import (
 
 from asgi_ipc._shm import lock as lock_module
 from asgi_ipc._shm.segment import PAGE, Segment
-from asgi_ipc.core import IPCChannelLayer
 
 needs_proc = pytest.mark.skipif(
     not os.path.exists("/proc/thread-self"), reason="the system has no /proc/thread-self"

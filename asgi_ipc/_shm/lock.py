@@ -104,7 +104,8 @@ class _Holder(object):
         """Give the descriptor up. Whoever takes it out of the set closes it, once."""
         try:
             self.descriptors.remove(self.descriptor)
-        except KeyError:
+        except (AttributeError, KeyError):
+            # Closed already; or what made this one was interrupted.
             return
         descriptor, self.descriptor = self.descriptor, None
         os.close(descriptor)
