@@ -371,7 +371,7 @@ def test_a_layer_made_before_the_fork_and_used_first_in_children(prefix, layer):
         layer.send(u"ask", {"stop": True})
     names = [name for child in workers for name in child.result()]
     assert len(set(names)) == 100
-    assert answered == set(child.pid for child in workers)
+    assert answered == {child.pid for child in workers}
     assert layer.check() == []
 
 
@@ -450,8 +450,8 @@ def test_multiprocessing(prefix, layer, method):
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
-    assert len(set(answer["pid"] for answer in answers)) == 3
-    assert len(set(answer["name"] for answer in answers)) == 3
+    assert len({answer["pid"] for answer in answers}) == 3
+    assert len({answer["name"] for answer in answers}) == 3
     layer.close()
     assert left_behind(prefix) == []
 
