@@ -101,7 +101,8 @@ class _Holder(object):
         # The thread ended (or the lock was dropped). Whoever empties the set closes, once.
         try:
             self.descriptors.remove(self.descriptor)
-        except KeyError:
+        except (KeyError, AttributeError):
+            # Closed already; or an exception came before it was made.
             return
         os.close(self.descriptor)
 
