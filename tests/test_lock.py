@@ -1,6 +1,8 @@
 """SegmentLock: one at a time, whatever dies, stops, is lost or comes twice."""
+import gc
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -24,17 +26,19 @@ def formatted(words, size):
     """Nothing to lay out."""
 
 
+def open_segment(prefix, lock_timeout=10.0):
+    return Segment(
+        "/{0}-messages".format(prefix), 9, 1, PAGE, a_page, formatted, 0o600, lock_timeout
+    )
+
+
 @pytest.fixture
 def attach(prefix):
     """A function that attaches the test's segment once more."""
     segments = []
 
     def attach_one(lock_timeout=10.0):
-        segments.append(
-            Segment(
-                "/{0}-messages".format(prefix), 9, 1, PAGE, a_page, formatted, 0o600, lock_timeout
-            )
-        )
+        segments.append(open_segment(prefix, lock_timeout))
         return segments[-1]
 
     yield attach_one
@@ -235,6 +239,65 @@ def test_a_signal_handler_that_calls_in_is_told(segment):
     assert "signal handler" in told[0]
     use(segment.lock)
     assert use(segment.lock) is False
+
+
+class Raised(Exception):
+    """What a signal's handler raises."""
+
+
+def raises_at(bytecode, function):
+    """Call ``function``; raise at that bytecode of lock.py and segment.py, if it has so many.
+
+    Returns whether it had.
+    """
+    left = [bytecode]
+    modules = (lock_module.__name__, Segment.__module__)
+
+    def trace(frame, event, _):
+        if frame.f_globals.get("__name__") not in modules or frame.f_code.co_name == "__del__":
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left[0] -= 1
+            if left[0] < 0:
+                sys.settrace(None)
+                raise Raised
+        return trace
+
+    sys.settrace(trace)
+    try:
+        function()
+    except Raised:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+@pytest.mark.skipif(sys.version_info < (3, 7), reason="bytecodes are traced since Python 3.7")
+@pytest.mark.parametrize("what", ["attach", "close"])
+def test_an_exception_at_any_bytecode_of_attach_or_close_leaves_it_free(prefix, what):
+    other = open_segment(prefix, lock_timeout=0.1)
+    held = []
+    bytecode = 0
+    segment = None
+    while True:
+        if what == "close":
+            segment = open_segment(prefix)
+        if not raises_at(bytecode, segment.close if segment else lambda: open_segment(prefix)):
+            break
+        try:
+            use(other.lock)
+        except LockTimeout:
+            held.append(bytecode)
+            gc.collect()
+        if segment is not None:
+            segment.close()
+        use(other.lock)
+        bytecode += 1
+    other.close()
+    assert bytecode > 100
+    assert not held
 
 
 def test_a_handler_that_was_refused_frees_nothing(segment):
