@@ -301,7 +301,7 @@ def use_for_a_while(prefix, detector, seconds):
         thread.join()
 
 
-def overlaps_while_killing(prefix, detector, seconds=1.0):
+def overlaps_while_killing(prefix, detector, seconds=0.6):
     """Have processes use one lock, killing some of them; return how many overlaps were seen."""
     attach(prefix).close()
     over = stormkit.now() + seconds
