@@ -6,7 +6,7 @@ message. Knows counts and the log, nothing of stores.
 import logging
 import threading
 
-from asgi_ipc._shm import clock
+from asgi_ipc._shm import clock, forks
 
 INTERVAL = 10 * clock.SECOND
 """Nanoseconds between two log entries."""
@@ -20,9 +20,10 @@ class Drops(object):
     def __init__(self, now=clock.now):
         self.total = 0
         self._now = now
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._since = {}
         self._next = 0
+        forks.watch(self)
 
     def add(self, group, channels):
         """Note that these channels were full in a send to a group."""
@@ -43,3 +44,7 @@ class Drops(object):
                 count,
                 channel,
             )
+
+    def forked(self):
+        """In a child: the thread that held the lock is not there."""
+        self._lock = threading.RLock()

@@ -157,6 +157,11 @@ class MessageStore(Senders):
     def _drop_all(self):
         self._log.flush()
         self._rebuild()
+        self._log.trim(self._clock())
+
+    def trim(self):
+        """Give memory back to the system that no message lies in; True if there was any."""
+        return self._run(lambda: self._log.trim(self._clock()))
 
     def global_statistics(self):
         """Figures of the whole segment, see ``statistics``. Cost: the channels, in pieces."""
@@ -212,6 +217,5 @@ class MessageStore(Senders):
         """
         self.forget_waiters()
         self._segment.close()
-        # They find the layer closed, and say so.
         self.wake_all()
 

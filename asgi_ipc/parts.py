@@ -6,7 +6,7 @@ know what is done with them (``sending``, ``waiting``, ``messages``).
 import warnings
 from collections import deque
 
-from asgi_ipc._shm.segment import EPOCH, LOOK, Segment
+from asgi_ipc._shm.segment import EPOCH, LOOK, PAGE, Segment
 from asgi_ipc._shm.slots import Slots
 from asgi_ipc._shm.words import LARGEST_COUNT
 from asgi_ipc.directory import Directory
@@ -61,14 +61,22 @@ class MessageSegment(Guarded):
         )
         Guarded.__init__(self, segment)
         self.size = segment.size
-        if not segment.created and abs(segment.size - size) >= 4096:
+        try:
+            self._tell_of_size(size)
+        except BaseException:
+            # A warning that is made an error.
+            segment.close()
+            raise
+        self._open_parts(segment)
+
+    def _tell_of_size(self, asked):
+        if not self._segment.created and abs(self.size - asked) >= PAGE:
             warnings.warn(
                 "the segment {0} exists with {1} bytes; message_memory={2} takes no effect until "
-                "it is removed (asgi-ipc rm)".format(self.name, segment.size, size),
+                "it is removed (asgi-ipc rm)".format(self.name, self.size, asked),
                 RuntimeWarning,
-                stacklevel=8,
+                stacklevel=9,
             )
-        self._open_parts(segment)
 
     def _open_parts(self, segment):
         words = self._words = segment.words
@@ -86,6 +94,7 @@ class MessageSegment(Guarded):
             words,
             segment.map,
             segment.reserve,
+            segment.give_back,
             geometry.log,
             geometry.log_end,
             directory.entry_of,

@@ -68,13 +68,15 @@ class Ring(Records):
     """View of the ring.
 
     :param reserve: called with (first byte, end byte); False if there is no memory.
+    :param give_back: called with (first byte, end byte) of memory that is not needed.
     :param start: first word of the ring.
     :param end: the word behind it.
     """
 
-    def __init__(self, words, memory, reserve, start, end, entry_of, lapsed):
+    def __init__(self, words, memory, reserve, give_back, start, end, entry_of, lapsed):
         Records.__init__(self, words, memory, entry_of, lapsed)
         self._reserve = reserve
+        self._give_back = give_back
         self.start = start
         self.end = end
 
@@ -132,6 +134,29 @@ class Ring(Records):
             left -= passed
             place = self._place(need)
         return place
+
+    def trim(self, now):
+        """Give memory back that nothing lies in; True if there was any to speak of.
+
+        Cost: that of ``make_room``, and of the system. A crash inside leaves the memory with
+        the segment, which will find that it has it already.
+        """
+        words = self._words
+        self._verify_ends()
+        self.sweep(now, LONG_SWEEP)
+        tail = words[TAIL]
+        if not self.live and tail != self.start:
+            # The commit is the second one: until then, and after it, the log is empty.
+            words[tail] = WRAP
+            words[TAIL] = self.start
+            words[HEAD] = self.start
+        reserved, end = self.reserved, words[TAIL] + WINDOW
+        if words[TAIL] < words[HEAD] or reserved - end < STEP:
+            return False
+        words[LIMIT] = 0
+        words[RESERVED] = end * TWIN
+        self._give_back(end * 8, reserved * 8)
+        return True
 
     def _place(self, need):
         """Where ``need`` words fit now, or 0. Sets LIMIT for those that follow."""

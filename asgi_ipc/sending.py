@@ -171,7 +171,7 @@ class Senders(Receivers):
             queue, names, capacity = target
             hint = self._hints.get(queue)
             if hint is None or words[hint[0] + HASH] != hint[1]:
-                hint = self._directory.obtain(queue, now)
+                hint = self._directory.obtain(queue, now, [chosen[0] for chosen in ready])
             if hint is None:
                 dropped.append((queue, NO_ENTRY))
                 words[HEADER_RATES + FULL] += 1

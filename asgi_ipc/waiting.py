@@ -16,7 +16,7 @@ from asgi_ipc._shm import forks
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc._shm.doorbell import Doorbell, Ringer
 from asgi_ipc._shm.segment import EPOCH
-from asgi_ipc.errors import LayerClosed
+from asgi_ipc.errors import LayerClosed, LockTimeout
 from asgi_ipc.layout import COUNT, WAIT_FIRST
 from asgi_ipc.parts import MessageSegment
 from asgi_ipc.waiters import LOOK_AGAIN, Waiter
@@ -42,6 +42,7 @@ class Receivers(MessageSegment):
         MessageSegment.__init__(self, *options)
         self._idle_waiters = []
         self._waiting = set()
+        self._closed = False
         self._ringer = Ringer(self.name)
         forks.watch(self)
         _attached.add(self)
@@ -78,6 +79,8 @@ class Receivers(MessageSegment):
             waiter.doorbell.close()
             return
         self._idle_waiters.append(waiter)
+        if self._closed:
+            self._close_idle()
 
     def receive_blocking(self, queues, seconds):
         """Wait for a message up to so many seconds; else as ``receive``.
@@ -154,8 +157,12 @@ class Receivers(MessageSegment):
             except IndexError:
                 return
             if not self._ringer.ring(number):
-                # May find one more to ring: not by _run, which would come back here.
-                self._locked(self._strike, bell, number, entry)
+                try:
+                    # May find one more to ring: not by _run, which would come back here.
+                    self._locked(self._strike, bell, number, entry)
+                except LockTimeout:
+                    # What was to be done is done; whoever waits there looks within a second.
+                    logger.warning("a dead waiter of %s was not struck off", self.name)
 
     def _strike(self, bell, number, entry=0):
         """Strike off a bell; its entry's next waiter is told in its place."""
@@ -178,17 +185,32 @@ class Receivers(MessageSegment):
 
     def forget_waiters(self):
         """Give back all that nobody waits with, and close what is kept open."""
-        for waiter in self._idle_waiters:
-            if waiter.bell and waiter.doorbell.usable and not self._segment.cut_short():
-                self._run(self._strike, waiter.bell, waiter.doorbell.number)
-            waiter.doorbell.close()
-        self._idle_waiters = []
+        while self._idle_waiters:
+            # Out of the list first: another thread may want one of them.
+            try:
+                waiter = self._idle_waiters.pop()
+            except IndexError:
+                break
+            try:
+                if waiter.bell and waiter.doorbell.usable and not self._segment.cut_short():
+                    self._run(self._strike, waiter.bell, waiter.doorbell.number)
+            finally:
+                waiter.doorbell.close()
         self._ringer.close()
 
     def wake_all(self):
-        """Have all threads of this process that wait here look once more."""
+        """The segment is closed: have all threads of this process that wait here hear of it."""
+        self._closed = True
+        self._close_idle()
         for waiter in list(self._waiting):
             waiter.doorbell.ring()
+
+    def _close_idle(self):
+        while self._idle_waiters:
+            try:
+                self._idle_waiters.pop().doorbell.close()
+            except IndexError:
+                break
 
     def drop_doorbells(self):
         """Remove this process's doorbells; what is in the segment others strike off.

@@ -4,7 +4,9 @@ import os
 
 import campaign as campaigns
 import pytest
-from storekit import FakeClock, open_messages
+from processkit import open_layer
+from stepkit import Tally
+from storekit import Child, FakeClock, open_messages
 
 from asgi_ipc._shm import segment
 
@@ -54,6 +56,35 @@ def prefix():
 
 
 @pytest.fixture
+def no_child_stays():
+    """Forked children (``storekit.Child``) end with the test that started them, if it fails."""
+    before = len(Child.started)
+    yield
+    while len(Child.started) > before:
+        Child.started.pop().end()
+
+
+@pytest.fixture
+def make_layer(prefix, no_child_stays):
+    """A function that makes a layer of the test's prefix; all are closed at the end."""
+    layers = []
+
+    def make_one(**options):
+        layers.append(open_layer(prefix, **options))
+        return layers[-1]
+
+    yield make_one
+    for layer in layers:
+        layer.close()
+
+
+@pytest.fixture
+def layer(make_layer):
+    """A small layer, whose blocking receives wait for long."""
+    return make_layer()
+
+
+@pytest.fixture
 def clock():
     """Time that passes only when the test says so; ``clock.advance(seconds)``."""
     return FakeClock()
@@ -78,3 +109,29 @@ def open_store(prefix, clock):
 def store(open_store):
     """A MessageStore of 1 MiB."""
     return open_store()
+
+
+@pytest.fixture
+def open_stage(prefix):
+    """A function that opens the stage of a scene: ``open_stage(kind, scene)``."""
+    stages = []
+
+    def open_one(kind, scene):
+        stages.append(kind(scene, prefix))
+        stages[-1].prepare()
+        return stages[-1]
+
+    yield open_one
+    for stage in stages:
+        stage.end()
+
+
+@pytest.fixture(scope="module")
+def tally(request):
+    """Adds up the steps that the tests of a module try, and notes the sum."""
+    sums = Tally()
+    yield sums
+    if sums.scenes:
+        campaigns.Campaign(
+            request.node.name, 0, full=False, notes=request.config.campaign_notes
+        ).note(sums.text())

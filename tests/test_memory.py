@@ -26,7 +26,8 @@ from sandbox import (
     on_small_shm,
     skip_without_own_shm,
 )
-from storekit import Child, die_at
+from stepkit import Tripwire, kill_self
+from storekit import Child
 
 from asgi_ipc import IPCChannelLayer, core
 from asgi_ipc.errors import ChannelFull, GroupsFull, IPCError, SegmentError
@@ -479,7 +480,7 @@ class Rebuilding(Scene):
         """Have a child killed while it holds the store's lock."""
 
         def die(step):
-            die_at(step, store.check)
+            Tripwire(step, kill_self).run(store.check)
 
         for step in range(200, 20000, 200):
             child = Child(die, step)

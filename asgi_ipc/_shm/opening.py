@@ -7,6 +7,7 @@ another user made under it is refused, unless ``mode`` admits others.
 import errno
 import fcntl
 import os
+import resource
 import stat
 import sys
 
@@ -38,30 +39,41 @@ def unusable(name, why):
 
 def open_memory(name, mode):
     """Open or create the memory, never sizing it; return the descriptor."""
-    try:
-        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREAT, mode=mode, size=0)
-    except posix_ipc.PermissionsError:
-        raise SegmentError(_forbidden(name, name.strip("/")))
-    except (posix_ipc.Error, IOError, OSError) as error:
-        if getattr(error, "errno", None) in _NOT_A_FILE:
-            raise SegmentError(unusable(name, "what has its name in /dev/shm is something else"))
-        raise SegmentError("cannot open the shared memory {0}: {1}".format(name, error))
+    memory = None
+    while memory is None:
+        # Opened apart from created: some systems (fs.protected_regular) let nobody do both in
+        # one to the file of another user.
+        memory = _memory(name, 0, mode) or _memory(name, posix_ipc.O_CREX, mode)
     try:
         close_on_exec(memory.fd)
         status = os.fstat(memory.fd)
         _refuse_other_files(name, status)
         _refuse_strangers(name, status, mode)
-        if _ours_to_open(status, mode):
-            os.fchmod(memory.fd, mode)
+        if _lacks(status, mode):
+            os.fchmod(memory.fd, stat.S_IMODE(status.st_mode) | mode)
     except BaseException:
         os.close(memory.fd)
         raise
     return memory.fd
 
 
+def _memory(name, flags, mode):
+    """Open it, or with O_CREX create it; None if it is not there, or there already."""
+    try:
+        return posix_ipc.SharedMemory(name, flags, mode=mode, size=0)
+    except posix_ipc.ExistentialError:
+        return None
+    except posix_ipc.PermissionsError:
+        raise SegmentError(forbidden(name, _status(_path(name.strip("/")))))
+    except (posix_ipc.Error, EnvironmentError, ValueError) as error:
+        if isinstance(error, ValueError) or getattr(error, "errno", None) in _NOT_A_FILE:
+            raise SegmentError(unusable(name, "what has its name in /dev/shm is something else"))
+        raise SegmentError("cannot open the shared memory {0}: {1}".format(name, error))
+
+
 def open_semaphore(name, mode):
     file_name = "sem." + name.strip("/")
-    path = os.path.join(SHM_FOLDER, file_name) if SHM_FOLDER is not None else None
+    path = _path(file_name)
     status = _status(path)
     if status is not None:
         # The C library maps what it finds, whatever it is.
@@ -70,25 +82,26 @@ def open_semaphore(name, mode):
     try:
         semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREAT, mode=mode, initial_value=1)
     except posix_ipc.PermissionsError:
-        raise SegmentError(_forbidden(name, file_name))
-    except (posix_ipc.Error, IOError, OSError) as error:
+        raise SegmentError(forbidden(name, _status(path)))
+    except (posix_ipc.Error, EnvironmentError) as error:
         if getattr(error, "errno", None) in NO_MEMORY:
-            raise SegmentError(
-                "no shared memory left for the semaphore of {0}. Enlarge it (Docker: "
-                "--shm-size), or remove stale segments.".format(name)
-            )
+            raise SegmentError(no_room("the semaphore of " + name, SEMAPHORE_BYTES))
         raise SegmentError("cannot open the semaphore of {0}: {1}".format(name, error))
     status = _status(path)
     if status is not None:
         try:
             # Somebody may have been there between the look and the opening.
             _refuse_strangers(file_name, status, mode)
-            if _ours_to_open(status, mode):
-                os.chmod(path, mode)
+            if _lacks(status, mode):
+                os.chmod(path, stat.S_IMODE(status.st_mode) | mode)
         except BaseException:
             semaphore.close()
             raise
     return semaphore
+
+
+def _path(file_name):
+    return os.path.join(SHM_FOLDER, file_name) if SHM_FOLDER is not None else None
 
 
 def _status(path):
@@ -121,22 +134,43 @@ def _refuse_strangers(name, status, mode):
     )
 
 
-def _forbidden(name, file_name):
+def forbidden(name, status):
+    """The text of an error: ``status`` says who it is that does not admit this process."""
     owner = "another user"
-    status = _status(os.path.join(SHM_FOLDER, file_name) if SHM_FOLDER is not None else None)
     if status is not None:
-        owner = "user {0}".format(status.st_uid)
+        owner = "user {0} and group {1}".format(status.st_uid, status.st_gid)
     return (
-        "{0} belongs to {1}, who does not admit user {2}. Use another prefix, or open the layer "
-        "with mode=0o660 on both sides.".format(name, owner, os.geteuid())
+        "{0} belongs to {1}, and this process, as user {2}, is not admitted. Use another prefix, "
+        "have all processes of the site run as one user, or give them one group and open the "
+        "layer with mode=0o660 in all of them.".format(name, owner, os.geteuid())
     )
 
 
-def _ours_to_open(status, mode):
+def no_room(name, needed):
+    """The text of an error: there is no memory for ``needed`` bytes of what has that name."""
+    longest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if longest != resource.RLIM_INFINITY and longest < needed:
+        return (
+            "no shared memory for {0}: {1} bytes are needed to begin with, and this process may "
+            "make no file longer than {2} bytes (ulimit -f). Raise that limit.".format(
+                name, needed, longest
+            )
+        )
+    free = ""
+    if SHM_FOLDER is not None:
+        status = os.statvfs(SHM_FOLDER)
+        free = ", {0} bytes are free in {1}".format(status.f_bavail * status.f_frsize, SHM_FOLDER)
+    return (
+        "no shared memory left for {0}: {1} bytes are needed to begin with{2}. Enlarge it (Docker: "
+        "--shm-size), remove stale segments, or lower message_memory and group_memory.".format(
+            name, needed, free
+        )
+    )
+
+
+def _lacks(status, mode):
     """Whether the umask has taken bits of ``mode`` away which the owner, we, can give back."""
-    return (
-        mode & 0o077 and status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != mode
-    )
+    return status.st_uid == os.geteuid() and mode & ~stat.S_IMODE(status.st_mode)
 
 
 def close_on_exec(descriptor):
