@@ -71,6 +71,10 @@ class Inbox:
     def __bool__(self) -> bool:
         return bool(self._buffers or self._posted)
 
+    def holds(self, channel: str, queue: str) -> bool:
+        """Whether there is something for a channel, or may be among what was posted."""
+        return channel in self._buffers or queue in self._posted
+
     # -- in --------------------------------------------------------------------------
 
     def post(self, queue: str, record: Record, capacity: int, at_once: bool) -> bool:

@@ -12,8 +12,7 @@ import asyncio
 import weakref
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
-from asgi_ipc._shm import clock
-from asgi_ipc.errors import LockTimeout, ReentrantCall
+from asgi_ipc.errors import IPCError, LockTimeout, ReentrantCall
 from asgi_ipc.watch import Watch
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class Loops:
 
     def __init__(self, stores: Stores, lock_timeout: float) -> None:
         self.stores = stores
-        self.patience = int(lock_timeout * clock.SECOND)
+        self.lock_timeout = lock_timeout
         self.inbox: Inbox
         self._seats: Dict[int, Seat] = {}
         self._owed: List[Seat] = []
@@ -110,6 +109,10 @@ class Loops:
             if queue in watch.wanted and _call(loop, self.inbox.deliver, queue):
                 return
 
+    def wanted(self, queue: str) -> bool:
+        """Whether anybody waits at a queue, in any loop."""
+        return any(queue in watch.wanted for watch, _ in self._watches())
+
     def end(self, error: BaseException) -> None:
         """End all waits with an exception, and watch no longer."""
         running = _running_loop()
@@ -150,6 +153,10 @@ class Loops:
         except (LockTimeout, ReentrantCall):
             # At the next sweep.
             self._owed.append(seat)
+        except IPCError:
+            # The store is of no use any more, nor is its waiter.
+            seat.waiter.doorbell.close()
+            seat.store = seat.waiter = None
 
     def _watches(self) -> List[Tuple[Watch, asyncio.AbstractEventLoop]]:
         found = []

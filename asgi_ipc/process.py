@@ -19,7 +19,7 @@ from asgi_ipc.errors import ChannelFull, IPCError, LayerClosed, LockTimeout
 from asgi_ipc.inbox import Inbox
 from asgi_ipc.loops import Loops
 from asgi_ipc.stores import Stores
-from asgi_ipc.watch import PAUSE, Watch
+from asgi_ipc.watch import PAUSE, Watch, given_up
 
 if TYPE_CHECKING:
     import asyncio
@@ -155,11 +155,6 @@ class Process:
     def _name(self) -> None:
         self.name = _random_part(8)
         self.own = ".{0}!".format(self.name)
-
-
-def given_up(seconds: float, error: LockTimeout) -> LockTimeout:
-    """The error that says for how long all was tried, given that of the last try."""
-    return LockTimeout("given up after {0} s: {1}".format(seconds, error))
 
 
 def _attach(options: Options) -> Stores:
