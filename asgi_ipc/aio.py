@@ -21,9 +21,9 @@ from channels.layers import BaseChannelLayer
 from asgi_ipc import errors, names
 from asgi_ipc._shm import clock
 from asgi_ipc.codec import pack, unpack
+from asgi_ipc.gate import PAUSE, given_up
 from asgi_ipc.options import MEBIBYTE, Options, refuse
 from asgi_ipc.process import Process
-from asgi_ipc.watch import PAUSE, given_up
 
 BREATH = 32
 """Messages that may be had at once before the event loop gets its turn."""

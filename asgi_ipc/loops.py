@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from asgi_ipc.errors import IPCError, LockTimeout, ReentrantCall
 from asgi_ipc.watch import Watch
 
 if TYPE_CHECKING:
+    from asgi_ipc.gate import Gate
     from asgi_ipc.inbox import Inbox
     from asgi_ipc.stores import Stores
 
@@ -59,14 +60,21 @@ class Loops:
     """The watches of one layer in one process.
 
     :param stores: whose waiters they use.
+    :param gate: before the lock of the message store.
+    :param tidy: what a watch calls once a second.
     :param lock_timeout: seconds for which a watch tries to get the lock before its receivers
         hear of it.
     """
 
-    def __init__(self, stores: Stores, lock_timeout: float) -> None:
+    inbox: Inbox
+
+    def __init__(
+        self, stores: Stores, gate: Gate, tidy: Callable[[], None], lock_timeout: float
+    ) -> None:
         self.stores = stores
+        self.gate = gate
+        self.tidy = tidy
         self.lock_timeout = lock_timeout
-        self.inbox: Inbox
         self._seats: Dict[int, Seat] = {}
         self._owed: List[Seat] = []
 
@@ -149,7 +157,7 @@ class Loops:
 
     def _give_back(self, seat: Seat) -> None:
         try:
-            seat.give_back(self.stores.messages)
+            self.gate.run(seat.give_back, self.stores.messages)
         except (LockTimeout, ReentrantCall):
             # At the next sweep.
             self._owed.append(seat)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set
 
 from asgi_ipc._shm import clock
 from asgi_ipc.errors import IPCError, LockTimeout, ReentrantCall
+from asgi_ipc.gate import PAUSE, given_up
 from asgi_ipc.messages import POLL
 from asgi_ipc.waiters import LOOK_AGAIN
 
@@ -29,14 +30,6 @@ if TYPE_CHECKING:
     import asyncio
 
     from asgi_ipc.loops import Loops, Seat
-
-PAUSE = 0.05
-"""Seconds that a loop goes on with other things when the lock could not be had."""
-
-
-def given_up(seconds: float, error: LockTimeout) -> LockTimeout:
-    """The error that says for how long all was tried, given that of the last try."""
-    return LockTimeout("given up after {0} s: {1}".format(seconds, error))
 
 
 class Receiver:
@@ -202,7 +195,7 @@ class Watch:
             # No doorbell to be had: whoever waits looks, and often.
             self._plan(POLL)
             return wanted
-        ready: List[str] = messages.listen(seat.waiter, wanted)
+        ready: List[str] = self._loops.gate.run(messages.listen, seat.waiter, wanted)
         if wanted and not ready and not seat.waiter.nodes:
             # No room among those that can be rung: likewise.
             self._plan(POLL)
@@ -214,7 +207,7 @@ class Watch:
         seat, loop = self._seat, self._alive()
         seat.store = messages
         try:
-            seat.waiter = messages.borrow_waiter()
+            seat.waiter = self._loops.gate.run(messages.borrow_waiter)
         except OSError:
             return
         self._reading = seat.waiter.doorbell.fileno()
@@ -224,7 +217,7 @@ class Watch:
         reading, self._reading = self._reading, None
         if reading is not None:
             self._alive().remove_reader(reading)
-        self._seat.give_back(self._loops.stores.messages)
+        self._loops.gate.run(self._seat.give_back, self._loops.stores.messages)
 
     # -- looking by itself -----------------------------------------------------------
 
@@ -250,7 +243,7 @@ class Watch:
         try:
             now = clock.now()
             inbox.expire(now)
-            loops.stores.tidy()
+            loops.tidy()
             loops.stores.attend(now)
             for queue in list(self.wanted):
                 inbox.deliver(queue)

@@ -10,7 +10,7 @@ import gc
 import time
 
 import pytest
-from aiokit import end, never, run, soon, started
+from aiokit import end, never, run, soon, started, until
 from channels.utils import await_many_dispatch
 
 HELLO = {"type": "test.message", "text": "Ahoy"}
@@ -256,8 +256,8 @@ async def test_a_coroutine_that_is_closed(way):
     receiver.receive(channel).close()
 
 
-async def test_nothing_stays_of_a_cancelled_one(way, prefix):
-    sender, receiver, new_channel = way
+async def test_nothing_stays_of_a_cancelled_one(way):
+    _, receiver, new_channel = way
     loops = receiver._process._loops
     for _ in range(3):
         receives = [await started(receiver.receive(await new_channel())) for _ in range(5)]
@@ -297,8 +297,7 @@ async def test_stop_of_a_consumer(way):
         await asyncio.sleep(0.02)
         for number in range(2):
             await sender.send(channel, {"n": number})
-        while len(got) < 2:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(got) == 2)
         client.put_nowait("disconnect")
         with pytest.raises(Stop):
             await soon(consumer)

@@ -9,7 +9,7 @@ import random
 import re
 
 import pytest
-from aiokit import never, soon, started
+from aiokit import end, never, soon, started, until
 from channels.exceptions import ChannelFull
 
 HELLO = {"type": "test.message", "text": "Ahoy"}
@@ -84,11 +84,8 @@ async def test_two_readers_never_both_get_one(ends):
                 break
             except ChannelFull:
                 await asyncio.sleep(0.001)
-    while len(got) < 60:
-        await asyncio.sleep(0.01)
-    for reader in readers:
-        reader.cancel()
-    await asyncio.gather(*readers, return_exceptions=True)
+    await until(lambda: len(got) >= 60)
+    await end(*readers)
     assert sorted(got) == list(range(60))
 
 
@@ -105,12 +102,9 @@ async def test_readers_in_two_processes_share_the_work(open_layer, open_far):
     for number in range(100):
         await here.send("jobs", {"n": number})
         await asyncio.sleep(0.001)
-    while len(got["here"]) + len(got["there"]) < 100:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(got["here"]) + len(got["there"]) >= 100)
     await asyncio.sleep(0.1)
-    for reader in readers:
-        reader.cancel()
-    await asyncio.gather(*readers, return_exceptions=True)
+    await end(*readers)
     assert sorted(got["here"] + got["there"]) == list(range(100))
     assert got["here"]
     assert got["there"]
@@ -141,7 +135,7 @@ async def test_full_at_capacity(ends):
 
 
 async def test_capacity_of_some_channels(open_ends):
-    sender, receiver = open_ends(capacity=3, channel_capacity={"one": 1, "some.*": 2})
+    sender, _ = open_ends(capacity=3, channel_capacity={"one": 1, "some.*": 2})
     for channel, capacity in (("one", 1), ("some.thing", 2), ("another", 3)):
         for _ in range(capacity):
             await sender.send(channel, HELLO)
@@ -532,8 +526,7 @@ async def test_who_lets_messages_expire_leaves_its_groups(open_layer, open_far):
         # The message to the one that is gone expires; a look comes every second.
         await asyncio.sleep(1.6)
         assert sorted(here._stores.groups.members("room")) == sorted([alive, "normal"])
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
+        await end(reading)
         await here.flush()
 
 
