@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import binascii
 import copy
+import functools
 import os
 import time
+import weakref
 from typing import TYPE_CHECKING, List, Optional
 
 from asgi_ipc._shm import clock, forks
@@ -50,11 +52,14 @@ class Process:
         self.stores = _attach(options)
         self._gate = Gate()
         self._groups_gate = Gate()
-        self._loops = loops = Loops(self.stores, self._gate, self.tidy, options.lock_timeout)
+        self.tidy = tidy = functools.partial(_tidy, self.stores, self._groups_gate)
+        self._loops = loops = Loops(self.stores, self._gate, tidy, options.lock_timeout)
         self.inbox = Inbox(self.stores, self._gate, loops.wake, loops.announce, Drops(UNREAD))
         loops.inbox = self.inbox
         self._name()
         forks.watch(self)
+        # Layers are dropped rather than closed, by Channels as well (``override_settings``).
+        weakref.finalize(self, _let_go, self.stores, loops).atexit = False
 
     # -- channels --------------------------------------------------------------------
 
@@ -126,17 +131,6 @@ class Process:
 
     # -- the whole -------------------------------------------------------------------
 
-    def tidy(self) -> None:
-        """End the memberships of channels whose messages expired unread.
-
-        It follows what is done already, and must not undo that by an error: whatever is wrong
-        with the groups, the next one to use them hears.
-        """
-        try:
-            self._groups_gate.run(self.stores.tidy)
-        except IPCError:
-            pass
-
     def flush(self) -> None:
         """Drop all messages and groups."""
         self.stores.attend(clock.now())
@@ -158,6 +152,28 @@ class Process:
     def _name(self) -> None:
         self.name = _random_part(8)
         self.own = ".{0}!".format(self.name)
+
+
+def _tidy(stores: Stores, gate: Gate) -> None:
+    """End the memberships of channels whose messages expired unread.
+
+    It follows what is done already, and must not undo that by an error: whatever is wrong with
+    the groups, the next one to use them hears.
+    """
+    try:
+        gate.run(stores.tidy)
+    except IPCError:
+        pass
+
+
+def _let_go(stores: Stores, loops: Loops) -> None:
+    """A layer was dropped: close its descriptors."""
+    try:
+        loops.sweep()
+        stores.close()
+    except IPCError:
+        # The garbage collector came while its thread was inside a store.
+        pass
 
 
 def _attach(options: Options) -> Stores:
