@@ -10,7 +10,7 @@ from asgi_ipc._shm.clock import SECOND
 from asgi_ipc._shm.segment import EPOCH
 from asgi_ipc.directory import HINTS_KEPT, IDLE
 from asgi_ipc.errors import ChannelFull, LayerClosed, SegmentError
-from asgi_ipc.layout import HASH
+from asgi_ipc.layout import DAMAGED, HASH
 from asgi_ipc.messages import MINIMUM_SIZE, MessageStore
 
 # -- send and receive ----------------------------------------------------------------------
@@ -543,6 +543,31 @@ def test_a_hint_of_a_recycled_entry_is_not_used(open_store, clock):
     put(store, u"mine", b"y")
     assert get(other, u"mine")[2] == b"y"
     assert store.check() == []
+
+
+def test_a_fan_out_does_not_recycle_what_it_is_about_to_send_to(open_store, clock):
+    """Neither where no entry is free, nor when the hand comes by one that was idle for long."""
+    store = open_store(64 * 1024)
+    put(store, u"p!", b"x", local=u"a")
+    assert get(store, u"p!")[2] == b"x"
+    clock.time += 1
+    for number in range(63):
+        put(store, u"c{0}".format(number), b"x")
+    clock.time += 1
+    dropped = store.send_each([(u"p!", b"a", 9), (u"new", b"", 9)], b"m", LONG)
+    assert [queue for queue, _ in dropped] == [u"new"]
+    assert get(store, u"p!") == (u"p!", u"a", b"m")
+    for number in range(40):
+        assert get(store, u"c{0}".format(number))[2] == b"x"
+    clock.time += 2 * IDLE
+    for number in range(40):
+        # The hand looks at two for each new name, and comes by all of them.
+        idle, new = u"c{0}".format(number), u"new{0}".format(number)
+        clock.time += 1
+        assert store.send_each([(idle, b"", 9), (new, b"", 9)], b"m", LONG) == []
+        assert [get(store, idle)[2], get(store, new)[2]] == [b"m", b"m"]
+    assert store.check() == []
+    assert store._words[DAMAGED] == 0
 
 
 def test_hints_are_bounded(open_store, monkeypatch):
