@@ -267,7 +267,7 @@ def do_something(store, queue, history, number, alarm, chance):
     elif kind == 1:
         interrupted, batch = alarm.call(lambda: store.receive_batch(queue, 2))
         history.may_be_lost += 2 * interrupted
-        history.received += [int(payload) for _, payload in batch or []]
+        history.received += [int(payload) for _, payload, _ in batch or []]
     else:
         names = [u"nobody", queue] if kind == 2 else [u"nobody"]
         interrupted, found = alarm.call(lambda: store.receive_blocking(names, 0.002))
