@@ -20,7 +20,7 @@ from asgi_ipc import statistics
 from asgi_ipc._shm import clock as monotonic
 from asgi_ipc._shm import forks
 from asgi_ipc._shm.doorbell import Doorbell, Ringer
-from asgi_ipc._shm.segment import EPOCH, LOOK, Segment
+from asgi_ipc._shm.segment import BUSY, EPOCH, LOOK, Segment
 from asgi_ipc._shm.slots import Slots
 from asgi_ipc._shm.words import LARGEST_COUNT, M32, Damage
 from asgi_ipc.directory import Directory
@@ -465,7 +465,7 @@ class MessageStore(Guarded):
     def receive_batch(self, queue, limit, again=False):
         """Take up to ``limit`` records of one queue under one lock.
 
-        :returns: list of ([local names], payload).
+        :returns: list of ([local names], payload, when it expires in ns).
         """
         now = self._clock()
         if now >= self._next_look:
@@ -486,8 +486,9 @@ class MessageStore(Guarded):
                 if not record:
                     break
                 payload, names, offset = self._log.read(record, hint[2])
+                expires = words[record + EXPIRES]
                 self._log.end_first(entry, record)
-                batch.append((names[offset:].decode("ascii").split("\n"), payload))
+                batch.append((names[offset:].decode("ascii").split("\n"), payload, expires))
             lock.release()
         except BaseException as error:
             lock.abandon()
@@ -501,6 +502,25 @@ class MessageStore(Guarded):
         if self._to_ring or self._trouble:
             self._afterwards()
         return batch
+
+    def quiet(self, queue):
+        """Whether a queue is empty and nobody inside, as seen without the lock. Cost: 0.3 us.
+
+        False where it cannot be told without: after this process has not used the queue for
+        long, or at all.
+        """
+        words = self._words
+        hint = self._hints.get(queue)
+        try:
+            return (
+                hint is not None
+                and words[hint[0] + HASH] == hint[1]
+                and not words[BUSY]
+                and not words[hint[0] + FIRST]
+            )
+        except (TypeError, ValueError):
+            # Closed. Who asks the store itself hears it.
+            return False
 
     def _take(self, queue, entry, record, seed):
         """Serve the first record to its next name, and end it with the last one."""
@@ -553,6 +573,35 @@ class MessageStore(Guarded):
             waiter.doorbell.close()
             return
         self._idle_waiters.append(waiter)
+
+    def listen(self, waiter, queues):
+        """Hang a waiter up at those of the queues that are empty; return the others.
+
+        It is taken off all queues beside these, and what it was summoned for there, another
+        one is told of. Nothing is taken: the look of an event loop, whose receivers share a
+        waiter. After the segment was removed: all queues, to be looked at in the new one.
+        """
+        now = self._clock()
+        if now >= self._next_look and self._look(now) is not None:
+            return queues
+        return self._run(self._listen, waiter, queues, now)
+
+    def _listen(self, waiter, queues, now):
+        ready, empty, entries = [], [], set()
+        for queue in queues:
+            hint = self._directory.find(queue)
+            if hint is not None:
+                entries.add(hint[0])
+                self._log.drop_expired(hint[0], now)
+                if self._words[hint[0] + FIRST]:
+                    ready.append(queue)
+                    continue
+            empty.append(queue)
+        if not entries.issuperset(waiter.nodes):
+            self._dismiss(waiter, now)
+        if empty:
+            self._hang(waiter, empty, now)
+        return ready
 
     def receive_blocking(self, queues, seconds):
         """Wait for a message up to so many seconds; else as ``receive``.

@@ -68,6 +68,12 @@ class Stores(object):
         Cost: the members when the membership has changed since the last call, else the
         receiving processes.
         """
+        targets = self.targets(group)
+        full = self.messages.send_each(targets, payload, self._options.lifetime) if targets else ()
+        return [queue for queue, _ in full]
+
+    def targets(self, group):
+        """Where a message to a group goes, as ``MessageStore.send_each`` wants it."""
         now = clock.now()
         self.attend(now)
         plan = self._plans.get(group)
@@ -77,10 +83,7 @@ class Stores(object):
             or not self.groups.current(plan.snapshot)
         ):
             plan = self._plan(group)
-            if plan is None:
-                return []
-        full = self.messages.send_each(plan.targets, payload, self._options.lifetime)
-        return [queue for queue, _ in full]
+        return plan.targets if plan is not None else []
 
     def _plan(self, group):
         snapshot = self.groups.snapshot(group)
