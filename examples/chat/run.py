@@ -43,8 +43,10 @@ class Trouble(Exception):
     """A reason to end the run, in words for whoever started it."""
 
 
-def say(text=""):
-    print(text, flush=True)
+def say(text):
+    # A terminal that was closed must not keep us from ending what we started.
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 # -- before anything is started ------------------------------------------------------------
@@ -127,6 +129,7 @@ class Child:
         self._environment = environment
         self._process = None
         self._is_ready = None  # an asyncio.Event, of the present process
+        self._forwarding = None
         self.stopping = False
 
     @property
@@ -227,7 +230,8 @@ class Child:
             say(f"{self.label:>8} | process {self.pid} did not end, and is killed")
             self.kill()
             await self._process.wait()
-        await self._forwarding
+        if self._forwarding is not None:
+            await self._forwarding
 
     def kill(self):
         if self._process is not None and self._process.returncode is None:

@@ -104,8 +104,7 @@ class Site:
         return self
 
     def __exit__(self, *_):
-        for name in list(self._processes):
-            self.end(name, signal.SIGKILL)
+        self.end_all()
 
     def start(self, name, *arguments, cwd=EXAMPLE):
         """Start a Python with some arguments; its output goes to a log of that name."""
@@ -153,6 +152,10 @@ class Site:
     def wait_for_worker(self):
         self.wait_for_log("worker", "Running worker for channels")
 
+    def runs(self, name):
+        """Whether a process runs, as far as we have not ended it."""
+        return name in self._processes and self._processes[name].poll() is None
+
     def end(self, name, number=signal.SIGTERM):
         """Send a signal to a process; return its status and what it left, once it has ended."""
         process = self._processes.pop(name)
@@ -170,6 +173,11 @@ class Site:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
         return status, [child.pid for child in left]
+
+    def end_all(self):
+        """End at once all that runs."""
+        for name in list(self._processes):
+            self.end(name, signal.SIGKILL)
 
     def announce(self, room, text):
         """What a cron job does; returns its output."""
@@ -209,6 +217,10 @@ class Page:
     async def send(self, **content):
         await self._socket.send(json.dumps(content))
 
+    async def send_frame(self, frame):
+        """Text or bytes as they are."""
+        await self._socket.send(frame)
+
     async def say(self, text, line_id=None):
         await self.send(kind="say", id=line_id or text, text=text)
 
@@ -229,6 +241,10 @@ class Page:
 
     async def close(self):
         await self._socket.close()
+
+    async def closed(self):
+        """Wait until the server has closed the connection."""
+        await asyncio.wait_for(self._socket.wait_closed(), PATIENCE)
 
 
 async def hello_of(socket):

@@ -15,7 +15,7 @@ from chat import presence
 from chat.painting import PICTURES
 from chat.rooms import MAX_NAME, MAX_TEXT, MAX_WORDS, NOBODY, group_name, line_message
 
-MAX_FRAME = 20000  # characters; the longest text of all four-byte characters, escaped, fits
+MAX_FRAME = 20000  # characters; the longest text fits, also with each of its own escaped
 MAX_ID = 64  # characters
 
 
@@ -36,31 +36,20 @@ class RoomConsumer(AsyncJsonWebsocketConsumer):
         await self.send_json({"kind": "hello", "process": os.getpid(), "port": port})
         presence.enter(self)
 
-    async def disconnect(self, code):
+    async def disconnect(self, code):  # noqa: ARG002 (Channels' signature)
         await self.channel_layer.group_discard(group_name(self.room), self.channel_name)
         await presence.leave(self)
 
     # -- from the page ---------------------------------------------------------------
 
-    async def receive(self, text_data=None, bytes_data=None, **kwargs):
+    async def receive(self, text_data=None, bytes_data=None):  # noqa: ARG002 (Channels' signature)
+        line_id = None
         try:
-            if text_data is None or len(text_data) > MAX_FRAME:
-                raise BadFrame(f"Expected text of at most {MAX_FRAME} characters.")
-            await super().receive(text_data=text_data or "null", **kwargs)
+            content = read_frame(text_data)
+            line_id = content.get("id")
+            await self.kinds[content["kind"]](self, content)
         except BadFrame as error:
-            await self.send_json({"kind": "error", "id": None, "text": str(error)})
-
-    @classmethod
-    async def decode_json(cls, text_data):
-        try:
-            return json.loads(text_data)
-        except (ValueError, RecursionError) as error:
-            raise BadFrame("Expected JSON.") from error
-
-    async def receive_json(self, content, **_):
-        if not isinstance(content, dict) or content.get("kind") not in self.kinds:
-            raise BadFrame("Expected a JSON object whose “kind” is one of: %s." % list(self.kinds))
-        await self.kinds[content["kind"]](self, content)
+            await self.send_json({"kind": "error", "id": line_id, "text": str(error)})
 
     async def call_me(self, content):
         """The name of whoever sits at the page, which goes with what they say."""
@@ -102,6 +91,24 @@ class RoomConsumer(AsyncJsonWebsocketConsumer):
     async def job_progress(self, event):
         """A worker on what this page asked for."""
         await self.send_json({"kind": "job", **event["content"]})
+
+
+def read_frame(text):
+    """A dict of a kind that RoomConsumer knows, from what a page sent.
+
+    :raises BadFrame: it is anything else, such as None for binary frames.
+    """
+    if text is None or len(text) > MAX_FRAME:
+        raise BadFrame(f"Expected text of at most {MAX_FRAME} characters.")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if not isinstance(kind, str) or kind not in RoomConsumer.kinds:
+        kinds = ", ".join(RoomConsumer.kinds)
+        raise BadFrame(f"Expected a JSON object whose “kind” is one of: {kinds}.")
+    return content
 
 
 def text_in(content, field, longest):

@@ -6,10 +6,10 @@ or a signal handler of Django can do the same.
 """
 import re
 
-from asgi_ipc import IPCChannelLayer
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from asgi_ipc import IPCChannelLayer
 from chat.rooms import ROOM_PATTERN, announcement_message, group_name
 
 
