@@ -21,9 +21,9 @@ from channels.layers import BaseChannelLayer
 from asgi_ipc import errors, names
 from asgi_ipc._shm import clock
 from asgi_ipc.codec import pack, unpack
+from asgi_ipc.gate import PAUSE, given_up
 from asgi_ipc.options import MEBIBYTE, Options, refuse
-from asgi_ipc.process import Process, given_up
-from asgi_ipc.watch import PAUSE
+from asgi_ipc.process import Process
 
 BREATH = 32
 """Messages that may be had at once before the event loop gets its turn."""
@@ -322,26 +322,24 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         process = self._process
         watch = process.watch(asyncio.get_running_loop())
         receiver = watch.enter(channel, queue)
-        payload = None
+        payload: Optional[bytes] = None
         try:
-            if channel in process.inbox:
-                # Another thread has put it there since we looked.
-                payload = process.inbox.take(channel, queue, local)
-            while payload is None:
-                watch.attend(queue)
-                error = await receiver.future
-                if error is not None:
-                    raise error
-                try:
-                    payload = process.take(channel, queue, local)
-                except errors.LockTimeout:
-                    payload = await self._persist(process.take, channel, queue, local)
+            while True:
+                if process.inbox.holds(channel, queue):
+                    # Another thread has put something there since we looked.
+                    payload = await self._do(process.take, channel, queue, local)
                 if payload is None:
-                    watch.again(receiver)
+                    watch.attend(queue)
+                    error = await receiver.future
+                    if error is not None:
+                        raise error
+                    payload = await self._do(process.take, channel, queue, local)
+                if payload is not None:
+                    # It is returned from here without another await.
+                    return payload
+                watch.again(receiver)
         finally:
-            # What was taken is returned from here without another await.
             watch.leave(receiver, payload is not None)
-        return payload
 
     def _send_again(self, queue: str, local: str, payload: bytes, capacity: int) -> None:
         try:
@@ -349,11 +347,11 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         except errors.ChannelFull as error:
             raise ChannelFull(str(error)) from None
 
-    async def _do(self, work: Callable[..., None], *arguments: Any) -> None:
+    async def _do(self, work: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            work(*arguments)
+            return work(*arguments)
         except errors.LockTimeout:
-            await self._persist(work, *arguments)
+            return await self._persist(work, *arguments)
 
     async def _persist(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Try again what could not get the lock, until ``lock_timeout`` is over."""

@@ -30,6 +30,7 @@ from asgi_ipc._shm import clock
 
 if TYPE_CHECKING:
     from asgi_ipc.drops import Drops
+    from asgi_ipc.gate import Gate
     from asgi_ipc.stores import Stores
 
 BATCH = 64
@@ -43,6 +44,7 @@ class Inbox:
     """What one layer holds in one process. Any thread may use it.
 
     :param stores: where the messages come from.
+    :param gate: before the lock of the message store.
     :param wake: called with the channels that have got a message.
     :param announce: called with a queue that somebody may be waiting at, and whether to tell him
         before this returns.
@@ -52,11 +54,13 @@ class Inbox:
     def __init__(
         self,
         stores: Stores,
+        gate: Gate,
         wake: Callable[[Sequence[str]], None],
         announce: Callable[[str, bool], None],
         drops: Drops,
     ) -> None:
         self._stores = stores
+        self._gate = gate
         self._wake = wake
         self._announce = announce
         self._drops = drops
@@ -70,6 +74,10 @@ class Inbox:
 
     def __bool__(self) -> bool:
         return bool(self._buffers or self._posted)
+
+    def holds(self, channel: str, queue: str) -> bool:
+        """Whether there is something for a channel, or may be among what was posted."""
+        return channel in self._buffers or queue in self._posted
 
     # -- in --------------------------------------------------------------------------
 
@@ -102,7 +110,7 @@ class Inbox:
         """Sort what was posted and one batch out of shared memory; wake those it is for."""
         with self._lock:
             filled = self._sort_posted(queue)
-            filled += self._sort(queue, self._stores.messages.receive_batch(queue, BATCH))
+            filled += self._sort(queue, self._batch(queue))
         self._tell(filled)
 
     # -- out -------------------------------------------------------------------------
@@ -119,10 +127,9 @@ class Inbox:
                     return payload
             batch: Sequence[Record] = self._posted.pop(queue, ())
             if not batch:
-                messages = self._stores.messages
-                if messages.quiet(queue):
+                if self._stores.messages.quiet(queue):
                     return None
-                batch = messages.receive_batch(queue, BATCH)
+                batch = self._batch(queue)
                 if not batch:
                     return None
             if len(batch) == 1 and batch[0][0] == [local] and batch[0][2] > clock.now():
@@ -185,6 +192,13 @@ class Inbox:
         if not buffer:
             del self._buffers[channel]
         return payload
+
+    def _batch(self, queue: str) -> Sequence[Record]:
+        """What shared memory has."""
+        batch: Sequence[Record] = self._gate.run(
+            self._stores.messages.receive_batch, queue, BATCH
+        )
+        return batch
 
     def _sort_posted(self, queue: str) -> List[str]:
         posted = self._posted.pop(queue, None)

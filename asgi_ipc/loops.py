@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from asgi_ipc._shm import clock
-from asgi_ipc.errors import LockTimeout, ReentrantCall
+from asgi_ipc.errors import IPCError, LockTimeout, ReentrantCall
 from asgi_ipc.watch import Watch
 
 if TYPE_CHECKING:
+    from asgi_ipc.gate import Gate
     from asgi_ipc.inbox import Inbox
     from asgi_ipc.stores import Stores
 
@@ -60,14 +60,21 @@ class Loops:
     """The watches of one layer in one process.
 
     :param stores: whose waiters they use.
+    :param gate: before the lock of the message store.
+    :param tidy: what a watch calls once a second.
     :param lock_timeout: seconds for which a watch tries to get the lock before its receivers
         hear of it.
     """
 
-    def __init__(self, stores: Stores, lock_timeout: float) -> None:
+    inbox: Inbox
+
+    def __init__(
+        self, stores: Stores, gate: Gate, tidy: Callable[[], None], lock_timeout: float
+    ) -> None:
         self.stores = stores
-        self.patience = int(lock_timeout * clock.SECOND)
-        self.inbox: Inbox
+        self.gate = gate
+        self.tidy = tidy
+        self.lock_timeout = lock_timeout
         self._seats: Dict[int, Seat] = {}
         self._owed: List[Seat] = []
 
@@ -110,6 +117,10 @@ class Loops:
             if queue in watch.wanted and _call(loop, self.inbox.deliver, queue):
                 return
 
+    def wanted(self, queue: str) -> bool:
+        """Whether anybody waits at a queue, in any loop."""
+        return any(queue in watch.wanted for watch, _ in self._watches())
+
     def end(self, error: BaseException) -> None:
         """End all waits with an exception, and watch no longer."""
         running = _running_loop()
@@ -146,10 +157,14 @@ class Loops:
 
     def _give_back(self, seat: Seat) -> None:
         try:
-            seat.give_back(self.stores.messages)
+            self.gate.run(seat.give_back, self.stores.messages)
         except (LockTimeout, ReentrantCall):
             # At the next sweep.
             self._owed.append(seat)
+        except IPCError:
+            # The store is of no use any more, nor is its waiter.
+            seat.waiter.doorbell.close()
+            seat.store = seat.waiter = None
 
     def _watches(self) -> List[Tuple[Watch, asyncio.AbstractEventLoop]]:
         found = []

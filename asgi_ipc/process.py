@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import binascii
 import copy
+import functools
 import os
 import time
+import weakref
 from typing import TYPE_CHECKING, List, Optional
 
 from asgi_ipc._shm import clock, forks
 from asgi_ipc.drops import Drops
 from asgi_ipc.errors import ChannelFull, IPCError, LayerClosed, LockTimeout
+from asgi_ipc.gate import PAUSE, TRY, Gate, given_up
 from asgi_ipc.inbox import Inbox
 from asgi_ipc.loops import Loops
 from asgi_ipc.stores import Stores
-from asgi_ipc.watch import PAUSE, Watch
 
 if TYPE_CHECKING:
     import asyncio
 
     from asgi_ipc.options import Options
-
-TRY = 0.02
-"""Seconds that one try of a lock may keep an event loop from all else."""
+    from asgi_ipc.watch import Watch
 
 UNREAD = (
     "channels of %s: %d message(s) dropped unread, as their receivers have as many waiting as "
@@ -50,11 +50,16 @@ class Process:
         self._group_lifetime: int = options.group_lifetime
         self._drops = Drops()
         self.stores = _attach(options)
-        self._loops = loops = Loops(self.stores, options.lock_timeout)
-        self.inbox = Inbox(self.stores, loops.wake, loops.announce, Drops(UNREAD))
+        self._gate = Gate()
+        self._groups_gate = Gate()
+        self.tidy = tidy = functools.partial(_tidy, self.stores, self._groups_gate)
+        self._loops = loops = Loops(self.stores, self._gate, tidy, options.lock_timeout)
+        self.inbox = Inbox(self.stores, self._gate, loops.wake, loops.announce, Drops(UNREAD))
         loops.inbox = self.inbox
         self._name()
         forks.watch(self)
+        # Layers are dropped rather than closed, by Channels as well (``override_settings``).
+        weakref.finalize(self, _let_go, self.stores, loops).atexit = False
 
     # -- channels --------------------------------------------------------------------
 
@@ -74,13 +79,13 @@ class Process:
             if not self.inbox.post(queue, record, capacity, at_once=True):
                 raise ChannelFull(_why_full(queue, capacity))
         else:
-            messages.send(queue, local, payload, self._lifetime, capacity)
+            self._gate.run(messages.send, queue, local, payload, self._lifetime, capacity)
 
     def take(self, channel: str, queue: str, local: str) -> Optional[bytes]:
         """The oldest message of a channel, or None."""
         if queue[-1] == "!":
             return self.inbox.take(channel, queue, local)
-        found = self.stores.messages.receive([queue])
+        found = self._gate.run(self.stores.messages.receive, [queue])
         payload: Optional[bytes] = found and found[2]
         return payload
 
@@ -94,24 +99,27 @@ class Process:
         """Begin or renew a membership."""
         now = clock.now()
         self.stores.attend(now)
-        self.stores.groups.add(group, channel, now + self._group_lifetime)
+        self._groups_gate.run(
+            self.stores.groups.add, group, channel, now + self._group_lifetime
+        )
 
     def group_discard(self, group: str, channel: str) -> None:
         """End a membership."""
         self.stores.attend(clock.now())
-        self.stores.groups.discard(group, channel)
+        self._groups_gate.run(self.stores.groups.discard, group, channel)
 
     def send_group(self, group: str, payload: bytes) -> None:
         """Send to all members; what full channels miss is counted and logged."""
         messages = self.stores.messages
         own, others = [], []
-        for target in self.stores.targets(group):
+        for target in self._groups_gate.run(self.stores.targets, group):
             queue = target[0]
             ours = queue.endswith(self.own) and messages.quiet(queue)
             (own if ours else others).append(target)
         full: List[str] = []
         if others:
-            full += [queue for queue, _ in messages.send_each(others, payload, self._lifetime)]
+            found = self._gate.run(messages.send_each, others, payload, self._lifetime)
+            full += [queue for queue, _ in found]
         # Not before that: it cannot fail, so nobody is sent to twice.
         for queue, locals_, capacity in own:
             names = locals_.decode("ascii").split("\n")
@@ -123,23 +131,12 @@ class Process:
 
     # -- the whole -------------------------------------------------------------------
 
-    def tidy(self) -> None:
-        """End the memberships of channels whose messages expired unread.
-
-        It follows what is done already, and must not undo that by an error: whatever is wrong
-        with the groups, the next one to use them hears.
-        """
-        try:
-            self.stores.tidy()
-        except IPCError:
-            pass
-
     def flush(self) -> None:
         """Drop all messages and groups."""
         self.stores.attend(clock.now())
-        self.stores.messages.flush()
+        self._gate.run(self.stores.messages.flush)
         self.inbox.clear()
-        self.stores.groups.flush()
+        self._groups_gate.run(self.stores.groups.flush)
 
     def end_waits(self) -> None:
         """End all waits with LayerClosed, and give back the waiters."""
@@ -157,9 +154,26 @@ class Process:
         self.own = ".{0}!".format(self.name)
 
 
-def given_up(seconds: float, error: LockTimeout) -> LockTimeout:
-    """The error that says for how long all was tried, given that of the last try."""
-    return LockTimeout("given up after {0} s: {1}".format(seconds, error))
+def _tidy(stores: Stores, gate: Gate) -> None:
+    """End the memberships of channels whose messages expired unread.
+
+    It follows what is done already, and must not undo that by an error: whatever is wrong with
+    the groups, the next one to use them hears.
+    """
+    try:
+        gate.run(stores.tidy)
+    except IPCError:
+        pass
+
+
+def _let_go(stores: Stores, loops: Loops) -> None:
+    """A layer was dropped: close its descriptors."""
+    try:
+        loops.sweep()
+        stores.close()
+    except IPCError:
+        # The garbage collector came while its thread was inside a store.
+        pass
 
 
 def _attach(options: Options) -> Stores:

@@ -8,10 +8,10 @@ doorbell, which the loop watches as it watches sockets, and looks by itself ever
    woken and did not take, the next one is woken in its place, here or in another process.
 2. When a callback is over, each queue that somebody in the loop waits at either has the waiter
    hung up at it since a moment when it was empty, or a look is planned. So nothing is missed.
-3. A waiter hangs at those queues only that somebody waits at: it must not catch a ring that is
-   meant for others. Once nobody waits, the loop goes on watching the silent doorbell for a
-   second, for the next receive usually follows; then all is undone. A receive that ends
-   without a message undoes it at once.
+3. A waiter hangs at a normal queue only while somebody waits there: it must not catch a ring
+   that is meant for others. At the process's own queues, and with its doorbell watched, it may
+   stay for a second after the last receive, for the next one usually follows; then all is
+   undone. A last receive that ends without a message undoes it at once.
 
 All of it happens in the loop's thread, but for looks into ``pending`` and ``wanted``.
 """
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set
 
 from asgi_ipc._shm import clock
 from asgi_ipc.errors import IPCError, LockTimeout, ReentrantCall
+from asgi_ipc.gate import PAUSE, given_up
 from asgi_ipc.messages import POLL
 from asgi_ipc.waiters import LOOK_AGAIN
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     import asyncio
 
     from asgi_ipc.loops import Loops, Seat
-
-PAUSE = 0.05
-"""Seconds that a loop goes on with other things when the lock could not be had."""
 
 
 class Receiver:
@@ -112,16 +110,16 @@ class Watch:
         if self._ended or self._seat.forgotten():
             # In a loop that is gone it is the garbage collector that ends it.
             return
-        # Where nobody here waits any longer, and for what was not taken, others are told.
-        owes = queue in self._hung and queue not in self.wanted
         if not took:
-            owes = owes or woken
             if woken and key in self._loops.inbox:
                 self._loops.wake([key])
             if not self.pending and not self._loops.inbox:
                 self._undo()
                 return
-        if owes:
+        if queue.endswith("!"):
+            return
+        if (woken and not took) or (queue in self._hung and queue not in self.wanted):
+            # What is there, or will be, is for others, who are told by our going away.
             self._owes = True
             if not self._planned:
                 self._look()
@@ -140,7 +138,15 @@ class Watch:
         if waiter is None:
             return
         waiter.doorbell.silence()
-        self._hung.clear()
+        hung, self._hung = self._hung, set()
+        try:
+            for queue in hung.difference(self.wanted):
+                # Another loop may wait for what we were told.
+                if self._loops.wanted(queue):
+                    self._loops.inbox.drain(queue)
+        except IPCError:
+            # At their next look.
+            pass
         if len(self.wanted) == 1:
             # No need to ask where.
             (queue,) = self.wanted
@@ -189,7 +195,7 @@ class Watch:
             # No doorbell to be had: whoever waits looks, and often.
             self._plan(POLL)
             return wanted
-        ready: List[str] = messages.listen(seat.waiter, wanted)
+        ready: List[str] = self._loops.gate.run(messages.listen, seat.waiter, wanted)
         if wanted and not ready and not seat.waiter.nodes:
             # No room among those that can be rung: likewise.
             self._plan(POLL)
@@ -201,7 +207,7 @@ class Watch:
         seat, loop = self._seat, self._alive()
         seat.store = messages
         try:
-            seat.waiter = messages.borrow_waiter()
+            seat.waiter = self._loops.gate.run(messages.borrow_waiter)
         except OSError:
             return
         self._reading = seat.waiter.doorbell.fileno()
@@ -211,7 +217,7 @@ class Watch:
         reading, self._reading = self._reading, None
         if reading is not None:
             self._alive().remove_reader(reading)
-        self._seat.give_back(self._loops.stores.messages)
+        self._loops.gate.run(self._seat.give_back, self._loops.stores.messages)
 
     # -- looking by itself -----------------------------------------------------------
 
@@ -227,7 +233,7 @@ class Watch:
 
     def _look_as_planned(self) -> None:
         self._planned = False
-        if self.wanted or self._owes:
+        if (self.wanted or self._owes) and not self._ended:
             self._look()
 
     def _tick(self) -> None:
@@ -237,7 +243,7 @@ class Watch:
         try:
             now = clock.now()
             inbox.expire(now)
-            loops.stores.tidy()
+            loops.tidy()
             loops.stores.attend(now)
             for queue in list(self.wanted):
                 inbox.deliver(queue)
@@ -269,9 +275,9 @@ class Watch:
         """The lock could not be had: try again later, but not for ever."""
         now = clock.now()
         self._stuck_since = self._stuck_since or now
-        if now - self._stuck_since >= self._loops.patience:
+        if now - self._stuck_since >= self._loops.lock_timeout * clock.SECOND:
             self._stuck_since = 0
-            self._fail(error)
+            self._fail(given_up(self._loops.lock_timeout, error))
         self._plan(PAUSE)
 
     def _undo(self) -> None:
