@@ -87,7 +87,7 @@ class Window:
         assert self.lines().count([kind, words]) == 1
 
     def process(self):
-        return int(re.search(r"process (\d+)", self.text("#where")).group(1))
+        return int(re.search(r"Process (\d+)", self.text("#where")).group(1))
 
     def watch_progress(self):
         """From now on, keep each value that the progress bar takes."""

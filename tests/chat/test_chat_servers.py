@@ -46,7 +46,7 @@ SERVERS = {
     "hypercorn": [HYPERCORN],
     # Uvicorn in Gunicorn takes uvloop, if that is there.
     "gunicorn": [GUNICORN],
-    "gunicorn-preload": [[*GUNICORN, "--preload"]],
+    "gunicorn-preload": [[*GUNICORN, "--preload", "--pythonpath", HERE]],
 }
 # Having stopped in good order, Uvicorn ends by the signal that it was sent, which runs nothing
 # more: the process's doorbell, one file of no size, stays until the prefix is removed.
@@ -62,14 +62,14 @@ HYPERCORNS_OWN = re.compile(
 )
 
 
-def start(site, commands):
+def start(site, commands, application=APPLICATION):
     """Start servers and a worker; return the ports, once all are ready."""
     site.start_worker()
     ports = []
     for number, command in enumerate(commands):
         ports.append(free_port())
         arguments = [part.format(port=ports[-1]) for part in command]
-        site.start(f"server{number}", *arguments, APPLICATION)
+        site.start(f"server{number}", *arguments, application)
     for number, port in enumerate(ports):
         site.wait_for_port(f"server{number}", port)
     site.wait_for_worker()
@@ -157,7 +157,8 @@ async def everybody_is_seen(pages):
 
 @pytest.mark.parametrize("server", list(SERVERS))
 def test_two_processes_and_a_worker(site, server):
-    ports = start(site, SERVERS[server])
+    preloaded = server == "gunicorn-preload"
+    ports = start(site, SERVERS[server], "preloaded:application" if preloaded else APPLICATION)
 
     async def run():
         pages = await chat(site, ports)

@@ -41,6 +41,7 @@
   let retryTimer = null;
   let everOpen = false;
   let last = null; // the line above the next one
+  let reading = false; // whether somebody has scrolled back
   let job = null; // the picture that we wait for: {id, words}
   const unsent = new Map(); // id -> {content, item}, in the order of typing
   const shown = new Set(); // ids of lines that are there
@@ -110,7 +111,7 @@
   const handlers = {
     hello(message) {
       retry = FIRST_RETRY;
-      element("where").textContent = `Server process ${message.process}` + (message.port ? `, port ${message.port}` : "");
+      element("where").textContent = `Process ${message.process}` + (message.port ? `, port ${message.port}` : "");
       showState("open", "Connected");
       transmit({ kind: "name", name: name.value });
       if (everOpen) { showBreak("Connected again. What others said meanwhile is not shown."); }
@@ -213,16 +214,14 @@
 
   // Whoever has scrolled back to read is left there, and told that there is more.
   function add(list, item, evenIfAway) {
-    const atEnd = isAtEnd();
     element("empty").hidden = true;
     list.append(item);
     while (lines.children.length > KEPT_LINES) { lines.firstElementChild.remove(); }
-    if (atEnd || evenIfAway) { toEnd(); } else { element("newer").hidden = false; }
+    if (reading && !evenIfAway) { element("newer").hidden = false; } else { toEnd(); }
   }
 
-  const isAtEnd = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
-
   function toEnd() {
+    reading = false;
     scroller.scrollTop = scroller.scrollHeight;
     element("newer").hidden = true;
   }
@@ -312,8 +311,12 @@
     if (!panel.contains(event.target) && !panelButton.contains(event.target)) { showPanel(false); }
   });
   element("newer").addEventListener("click", toEnd);
-  scroller.addEventListener("scroll", () => { if (isAtEnd()) { element("newer").hidden = true; } });
-  window.addEventListener("resize", toEnd);
+  scroller.addEventListener("scroll", () => {
+    reading = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight > 60;
+    if (!reading) { element("newer").hidden = true; }
+  });
+  // A keyboard on the screen, a turned phone, the progress of a picture.
+  new ResizeObserver(() => { if (!reading) { toEnd(); } }).observe(scroller);
   window.addEventListener("online", hurry);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) { hurry(); } });
 
