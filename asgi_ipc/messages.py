@@ -11,6 +11,7 @@ to ring. The commit words are named in ``layout``.
 """
 from asgi_ipc import statistics
 from asgi_ipc._shm import clock as monotonic
+from asgi_ipc._shm.segment import BUSY
 from asgi_ipc._shm.words import M32
 from asgi_ipc.layout import COUNT, EXPIRES, FIRST, HASH, HEADER_RATES, LIVE, RATES, SENT_AT
 from asgi_ipc.sending import Senders
@@ -97,7 +98,7 @@ class MessageStore(Senders):
     def receive_batch(self, queue, limit, again=False):
         """Take up to ``limit`` records of one queue under one lock.
 
-        :returns: list of ([local names], payload).
+        :returns: list of ([local names], payload, when it expires in ns).
         """
         now = self._clock()
         if now >= self._next_look:
@@ -118,8 +119,9 @@ class MessageStore(Senders):
                 if not record:
                     break
                 payload, names, offset = self._log.read(record, hint[2])
+                expires = words[record + EXPIRES]
                 self._log.end_first(entry, record)
-                batch.append((names[offset:].decode("ascii").split("\n"), payload))
+                batch.append((names[offset:].decode("ascii").split("\n"), payload, expires))
             lock.release()
         except BaseException as error:
             lock.abandon()
@@ -133,6 +135,25 @@ class MessageStore(Senders):
         if self._to_ring or self._trouble:
             self._afterwards()
         return batch
+
+    def quiet(self, queue):
+        """Whether a queue is empty and nobody inside, as seen without the lock. Cost: 0.3 us.
+
+        False where it cannot be told without: after this process has not used the queue for
+        long, or at all.
+        """
+        words = self._words
+        hint = self._hints.get(queue)
+        try:
+            return (
+                hint is not None
+                and words[hint[0] + HASH] == hint[1]
+                and not words[BUSY]
+                and not words[hint[0] + FIRST]
+            )
+        except (TypeError, ValueError):
+            # Closed. Who asks the store itself hears it.
+            return False
 
     def _take(self, queue, entry, record, seed):
         """Serve the first record to its next name, and end it with the last one."""

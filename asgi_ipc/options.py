@@ -21,6 +21,37 @@ LONGEST_PREFIX = 31 - len("/-messages") if sys.platform == "darwin" else 200
 """Bytes; macOS takes names of 31 bytes for shared memory."""
 
 
+WITHOUT_MEANING = {
+    "hosts": "there is no server to connect to; processes of one machine that have the same "
+    "prefix share the layer",
+    "symmetric_encryption_keys": "messages do not leave the machine's memory, and mode says which "
+    "users can read it",
+    "random_prefix_length": "messages are told apart without a random part",
+    "serializer_format": "messages are always packed with msgpack",
+    "on_disconnect": "there is no connection that could be lost",
+    "on_reconnect": "there is no connection that could be lost",
+    "connection_kwargs": "there is no server to connect to",
+}
+"""Options of channels_redis, and why there is no such thing here."""
+
+
+def refuse(unknown, layer):
+    """Say of options that a layer does not have why that is so.
+
+    :raises ValueError: one of channels_redis.
+    :raises TypeError: any other, as Python itself has it.
+    """
+    for name in sorted(unknown):
+        if name in WITHOUT_MEANING:
+            raise ValueError(
+                "{0} is an option of channels_redis that has no meaning here: {1}. Remove it "
+                "from CONFIG.".format(name, WITHOUT_MEANING[name])
+            )
+        raise TypeError(
+            "{0} is no option of {1}; README.rst tells of those there are".format(name, layer)
+        )
+
+
 class Options(object):
     """Checked options; times in ns, sizes in bytes."""
 

@@ -84,6 +84,12 @@ class Stores(object):
         Cost: the members when the membership has changed since the last call, else the
         receiving processes.
         """
+        targets = self.targets(group)
+        full = self.messages.send_each(targets, payload, self._options.lifetime) if targets else ()
+        return [queue for queue, _ in full]
+
+    def targets(self, group):
+        """Where a message to a group goes, as ``MessageStore.send_each`` wants it."""
         now = clock.now()
         self.attend(now)
         plan = self._plans.get(group)
@@ -93,10 +99,7 @@ class Stores(object):
             or not self.groups.current(plan.snapshot)
         ):
             plan = self._plan(group)
-            if plan is None:
-                return []
-        full = self.messages.send_each(plan.targets, payload, self._options.lifetime)
-        return [queue for queue, _ in full]
+        return plan.targets if plan is not None else []
 
     def _plan(self, group):
         snapshot = self.groups.snapshot(group)
@@ -125,10 +128,17 @@ class Stores(object):
         return names.get_capacity(self._options.patterns, self._options.capacity, channel)
 
     def tidy(self):
-        """End the memberships of channels whose messages expired unread.
+        """End the memberships of channels whose messages expired unread, or try it later.
 
-        Called when ``messages.lapsed`` has some.
+        Called when ``messages.lapsed`` has some. The caller's message is sent, or taken.
         """
+        try:
+            self.leave_lapsed()
+        except LockTimeout:
+            pass
+
+    def leave_lapsed(self):
+        """The same, with what hinders it raised."""
         messages = self.messages
         lapsed = set()
         while messages.lapsed:
@@ -140,8 +150,8 @@ class Stores(object):
             try:
                 self.groups.leave_all(sorted(lapsed))
             except LockTimeout:
-                # The caller's message is sent, or taken: later, then.
                 messages.lapsed.extend(lapsed)
+                raise
 
     def attend(self, now):
         """Now and then, look whether the segments are still those of the name.

@@ -17,7 +17,7 @@ from asgi_ipc._shm.clock import SECOND
 from asgi_ipc._shm.doorbell import Doorbell, Ringer
 from asgi_ipc._shm.segment import EPOCH
 from asgi_ipc.errors import LayerClosed, LockTimeout
-from asgi_ipc.layout import COUNT, WAIT_FIRST
+from asgi_ipc.layout import COUNT, FIRST, WAIT_FIRST
 from asgi_ipc.parts import MessageSegment
 from asgi_ipc.waiters import LOOK_AGAIN, Waiter
 
@@ -81,6 +81,35 @@ class Receivers(MessageSegment):
         self._idle_waiters.append(waiter)
         if self._closed:
             self._close_idle()
+
+    def listen(self, waiter, queues):
+        """Hang a waiter up at those of the queues that are empty; return the others.
+
+        It is taken off all queues beside these, and what it was summoned for there, another
+        one is told of. Nothing is taken: the look of an event loop, whose receivers share a
+        waiter. After the segment was removed: all queues, to be looked at in the new one.
+        """
+        now = self._clock()
+        if now >= self._next_look and self._look(now) is not None:
+            return queues
+        return self._run(self._listen, waiter, queues, now)
+
+    def _listen(self, waiter, queues, now):
+        ready, empty, entries = [], [], set()
+        for queue in queues:
+            hint = self._directory.find(queue)
+            if hint is not None:
+                entries.add(hint[0])
+                self._log.drop_expired(hint[0], now)
+                if self._words[hint[0] + FIRST]:
+                    ready.append(queue)
+                    continue
+            empty.append(queue)
+        if not entries.issuperset(waiter.nodes):
+            self._dismiss(waiter, now)
+        if empty:
+            self._hang(waiter, empty, now)
+        return ready
 
     def receive_blocking(self, queues, seconds):
         """Wait for a message up to so many seconds; else as ``receive``.

@@ -336,7 +336,7 @@ class Case(object):
             self.note(*found)
 
     def receive_batch(self, store):
-        for locals_, payload in store.receive_batch(u"p!", 4):
+        for locals_, payload, _ in store.receive_batch(u"p!", 4):
             for local in locals_:
                 self.note(u"p!", local, payload)
 

@@ -20,7 +20,7 @@ import traceback
 
 import pytest
 from scenes import SCENES, parameters
-from stepkit import Plan, interrupt_at
+from stepkit import Plan, interrupt_at, timed
 from storekit import Child, drain, get, open_messages, put
 
 SHARE = 30
@@ -57,7 +57,7 @@ def own_call(stage):
             return work(stage.open())
         return work(stage.victim)
 
-    return call
+    return lambda work: timed(lambda: call(work))
 
 
 class Neighbour(threading.Thread):
@@ -122,7 +122,7 @@ def in_a_thread(store):
 
     def call(work):
         found = []
-        thread = threading.Thread(target=lambda: found.append(work(store)))
+        thread = threading.Thread(target=lambda: found.append(timed(lambda: work(store))))
         thread.start()
         thread.join()
         assert found, "the call failed"
@@ -267,7 +267,7 @@ def do_something(store, queue, history, number, alarm, chance):
     elif kind == 1:
         interrupted, batch = alarm.call(lambda: store.receive_batch(queue, 2))
         history.may_be_lost += 2 * interrupted
-        history.received += [int(payload) for _, payload in batch or []]
+        history.received += [int(payload) for _, payload, _ in batch or []]
     else:
         names = [u"nobody", queue] if kind == 2 else [u"nobody"]
         interrupted, found = alarm.call(lambda: store.receive_blocking(names, 0.002))

@@ -203,18 +203,125 @@ def test_receive_batch(store, clock):
     for number in range(5):
         put(store, u"p!", b"%d" % number, local=u"l%d" % number)
     store.send_each([(u"p!", b"x\ny", 9)], b"m", LONG)
-    assert store.receive_batch(u"p!", 2) == [([u"l0"], b"0"), ([u"l1"], b"1")]
+    end = clock.time + LONG
+    assert store.receive_batch(u"p!", 2) == [([u"l0"], b"0", end), ([u"l1"], b"1", end)]
     rest = store.receive_batch(u"p!", 100)
-    assert rest == [([u"l2"], b"2"), ([u"l3"], b"3"), ([u"l4"], b"4"), ([u"x", u"y"], b"m")]
+    assert [(names, payload) for names, payload, _ in rest] == [
+        ([u"l2"], b"2"), ([u"l3"], b"3"), ([u"l4"], b"4"), ([u"x", u"y"], b"m")
+    ]
+    assert {expires for _, _, expires in rest} == {end}
     assert store.receive_batch(u"p!", 9) == []
     assert store.receive_batch(u"unknown!", 9) == []
     assert store.check() == []
 
 
-def test_receive_batch_goes_on_where_a_receive_stopped(store):
+def test_receive_batch_goes_on_where_a_receive_stopped(store, clock):
     store.send_each([(u"p!", b"x\ny\nz", 9)], b"m", LONG)
     assert get(store, u"p!")[1] == u"x"
-    assert store.receive_batch(u"p!", 9) == [([u"y", u"z"], b"m")]
+    assert store.receive_batch(u"p!", 9) == [([u"y", u"z"], b"m", clock.time + LONG)]
+
+
+# -- what an event loop asks ---------------------------------------------------------------
+
+
+def test_listen_hangs_up_where_there_is_nothing(store, open_store):
+    other = open_store()
+    waiter = store.borrow_waiter()
+    put(store, u"full", b"1")
+    assert store.listen(waiter, [u"full", u"empty", u"p!"]) == [u"full"]
+    for queue in (u"empty", u"p!"):
+        assert not waiter.doorbell.wait(0)
+        put(other, queue, b"2")
+        assert waiter.doorbell.wait(5)
+    put(other, u"full", b"3")
+    assert not waiter.doorbell.wait(0)
+    # Nothing was taken.
+    assert sorted(store.listen(waiter, [u"full", u"empty", u"p!"])) == [u"empty", u"full", u"p!"]
+    assert drain(store, u"full") == [b"1", b"3"]
+    store.leave(waiter)
+    assert store.check() == []
+
+
+def test_listen_takes_off_all_other_queues(store, open_store):
+    other = open_store()
+    waiter, behind = store.borrow_waiter(), other.borrow_waiter()
+    assert store.listen(waiter, [u"a", u"b"]) == []
+    assert other.listen(behind, [u"a"]) == []
+    assert store.listen(waiter, [u"b"]) == []
+    put(store, u"a", b"1")
+    assert behind.doorbell.wait(5)
+    assert not waiter.doorbell.wait(0)
+    put(store, u"b", b"2")
+    assert waiter.doorbell.wait(5)
+    assert store.listen(waiter, []) == []
+    assert not waiter.nodes
+    for each, waits in ((store, waiter), (other, behind)):
+        each.leave(waits)
+    assert store.check() == []
+
+
+def test_listen_tells_the_next_of_what_is_left_behind(store, open_store):
+    other = open_store()
+    waiter, behind = store.borrow_waiter(), other.borrow_waiter()
+    store.listen(waiter, [u"a"])
+    other.listen(behind, [u"a"])
+    put(store, u"a", b"1")
+    assert waiter.doorbell.wait(5)
+    assert not behind.doorbell.wait(0)
+    # Rung for a message that it no longer wants.
+    assert store.listen(waiter, [u"b"]) == []
+    assert behind.doorbell.wait(5)
+    assert get(other, u"a") == (u"a", u"", b"1")
+    for each, waits in ((store, waiter), (other, behind)):
+        each.leave(waits)
+    assert store.check() == []
+
+
+def test_listen_does_not_count_what_has_expired(store, clock):
+    waiter = store.borrow_waiter()
+    put(store, u"a", b"old", lifetime=SECOND)
+    clock.advance(1)
+    assert store.listen(waiter, [u"a"]) == []
+    put(store, u"a", b"new")
+    assert waiter.doorbell.wait(5)
+    store.leave(waiter)
+
+
+def test_listen_after_a_rebuild(store, open_store):
+    other = open_store()
+    waiter = store.borrow_waiter()
+    store.listen(waiter, [u"a"])
+    other._lock.acquire()
+    other._lock.abandon()
+    other.check()
+    # All are rung, and hang themselves up anew.
+    assert waiter.doorbell.wait(5)
+    assert store.listen(waiter, [u"a"]) == []
+    put(other, u"a", b"1")
+    assert waiter.doorbell.wait(5)
+    store.leave(waiter)
+    assert store.check() == []
+
+
+def test_quiet(store, open_store):
+    other = open_store()
+    # Not known to this process: it cannot tell without the lock.
+    assert not store.quiet(u"a")
+    put(store, u"a", b"1")
+    assert not store.quiet(u"a")
+    assert get(store, u"a")
+    assert store.quiet(u"a")
+    put(other, u"a", b"2")
+    assert not store.quiet(u"a")
+    assert get(other, u"a")
+    assert store.quiet(u"a")
+    # Somebody is inside, and may be about to.
+    other._lock.acquire()
+    assert not store.quiet(u"a")
+    other._lock.release()
+    assert store.quiet(u"a")
+    store.close()
+    assert not store.quiet(u"a")
 
 
 # -- the whole -----------------------------------------------------------------------------

@@ -135,8 +135,7 @@ class Model(object):
     def batch(self, name, limit):
         found = []
         while len(found) < limit and self._queue(name):
-            locals_, payload, _ = self.queues[name].popleft()
-            found.append((locals_, payload))
+            found.append(tuple(self.queues[name].popleft()))
         return found
 
     def send_each(self, targets, payload, lifetime):

@@ -1,0 +1,374 @@
+"""The asynchronous channel layer: what Channels 3 and 4 call.
+
+Knows Channels' contract, names and msgpack; what lies below is ``process``'s affair. It is the
+only module that knows Channels, and the only one with asynchronous syntax. A process that
+uses this face talks to one that uses the synchronous face under the same prefix.
+
+An operation takes microseconds, so it is done inside its coroutine: no thread, no connection,
+no affinity to a loop. The one thing that may take longer is a lock that a live process holds (a
+stopped one): each try of it is short, and between tries the coroutine sleeps. So its loop goes
+on, and to cancel it at any point leaves the operation done or not done. An executor in place of
+the naps could do neither: what is tried in a thread goes on when its caller is cancelled.
+"""
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Pattern, Tuple, Union
+
+from channels import exceptions
+from channels.layers import BaseChannelLayer
+
+from asgi_ipc import errors, names
+from asgi_ipc._shm import clock
+from asgi_ipc.codec import pack, unpack
+from asgi_ipc.gate import PAUSE, given_up
+from asgi_ipc.options import MEBIBYTE, Options, refuse
+from asgi_ipc.process import Process
+
+BREATH = 32
+"""Messages that may be had at once before the event loop gets its turn."""
+
+ROUTES_KEPT = 20000
+
+Message = Dict[str, Any]
+Capacities = Union[
+    Mapping[str, int],
+    Mapping[Pattern[str], int],
+    Mapping[Union[str, Pattern[str]], int],
+    Iterable[Tuple[Union[str, Pattern[str]], int]],
+]
+
+
+class ChannelFull(errors.ChannelFull, exceptions.ChannelFull):  # type: ignore[misc]
+    """The message was not stored: the channel is at capacity, or memory is used up."""
+
+
+class MessageTooLarge(errors.MessageTooLarge, exceptions.MessageTooLarge):  # type: ignore[misc]
+    """The packed message is above ``max_message_size`` (bytes); nothing was stored."""
+
+
+class _Routes(names.NameCache):
+    """Channel name -> (queue, local part, capacity), each name checked once; bounded."""
+
+    limit = ROUTES_KEPT
+
+    def __init__(self, capacity_of: Callable[[str], int]) -> None:
+        super().__init__()
+        self._capacity_of = capacity_of
+
+    def entry(self, name: str) -> Tuple[str, str, int]:
+        """What a name that is not known yet maps to."""
+        channel = names.channel_name(name)
+        return (*names.split_local(channel), self._capacity_of(channel))
+
+
+class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
+    """Channel layer over POSIX shared memory, for all processes of one machine.
+
+    Attaches when made. It may be used from any number of event loops and threads, and by
+    children that a process forks. Every call takes effect wholly or not at all, also if its task
+    is cancelled or its process killed.
+
+    The options are those of the synchronous layer, in its order.
+
+    :param prefix: layers of one prefix share channels and groups.
+    :param expiry: seconds after which an unread message is dropped.
+    :param group_expiry: seconds after which a membership ends that is not renewed.
+    :param capacity: messages that a channel holds; further ones raise ``ChannelFull``.
+    :param channel_capacity: dict of name pattern to capacity; a pattern is a glob or a
+        compiled regular expression, the first that matches counts.
+    :param message_memory: bytes of shared memory for messages.
+    :param group_memory: bytes of shared memory for groups.
+    :param mode: permission bits of all that is made; 0o600 admits one user.
+    :param max_message_size: bytes of a packed message; default a quarter of message_memory.
+    :param block_timeout: checked, and of no effect: here a receive waits until it is cancelled.
+        It is taken so that both layers can be given the same options.
+    :param lock_timeout: seconds to wait for a live process that holds the lock.
+    :raises ValueError: a wrong option, or one of channels_redis that has no meaning here.
+    :raises TypeError: an option that nobody knows.
+    :raises SegmentError: the shared memory is not ours, or there is none left.
+
+    Source: Channels' documentation, "Channel Layer Specification"; ``channels.layers``.
+    """
+
+    ChannelFull = exceptions.ChannelFull
+    MessageTooLarge = exceptions.MessageTooLarge
+    MAX_NAME_LENGTH = names.MAX_NAME_LENGTH
+
+    extensions = ["groups", "flush"]
+
+    def __init__(
+        self,
+        prefix: Union[str, bytes] = "asgi",
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: Optional[Capacities] = None,
+        message_memory: int = 100 * MEBIBYTE,
+        group_memory: int = 20 * MEBIBYTE,
+        mode: int = 0o600,
+        max_message_size: Optional[int] = None,
+        block_timeout: float = 5,
+        lock_timeout: float = 10,
+        **unknown: Any,
+    ) -> None:
+        refuse(unknown, "asgi_ipc.aio.IPCChannelLayer")
+        options = Options(
+            prefix,
+            expiry,
+            group_expiry,
+            capacity,
+            channel_capacity,
+            message_memory,
+            group_memory,
+            mode,
+            max_message_size,
+            block_timeout,
+            lock_timeout,
+        )
+        super().__init__(expiry=expiry, capacity=capacity)
+        self.channel_capacity: List[Tuple[Pattern[str], int]] = options.patterns
+        self.prefix: str = options.prefix
+        self.group_expiry = group_expiry
+        self.max_message_size: int = options.max_message_size
+        self.block_timeout = block_timeout
+        self.lock_timeout = lock_timeout
+        self._breath = 0
+        self._process = Process(options)
+        self._stores = self._process.stores
+        self._routes = _Routes(self.get_capacity)
+        self._groups = names.GroupNames()
+
+    # -- channels --------------------------------------------------------------------
+
+    async def send(self, channel: str, message: Message) -> None:
+        """Send a dict to a channel.
+
+        Cost: constant. A crash inside leaves it sent or not sent.
+
+        :raises ChannelFull: at capacity, or no memory; the message was not sent.
+        :raises MessageTooLarge: above ``max_message_size``.
+        :raises TypeError: a wrong name, or a value that msgpack cannot carry.
+        """
+        queue, local, capacity = self._route(channel)
+        payload = self._pack(channel, message)
+        try:
+            self._process.send(queue, local, payload, capacity)
+        except errors.LockTimeout:
+            await self._persist(self._send_again, queue, local, payload, capacity)
+        except errors.ChannelFull as error:
+            raise ChannelFull(str(error)) from None
+        if self._stores.messages.lapsed:
+            self._process.tidy()
+
+    async def receive(self, channel: str) -> Message:
+        """Wait for the oldest message of a channel.
+
+        A receive that is cancelled takes no message with it. Of several that wait on one
+        channel, each message goes to one. Cost: constant; while waiting, one look a second for
+        all that wait in the event loop.
+
+        :param channel: a normal channel, or one that ``new_channel`` of this layer named in this
+            process.
+        :raises TypeError: a wrong name.
+        """
+        queue, local, _ = self._route(channel)
+        if queue[-1] == "!" and not self._process.owns(queue):
+            raise TypeError(self._not_ours(channel))
+        if self._breath >= BREATH:
+            # Where there is always something, nothing else here lets the loop go on.
+            self._breath = 0
+            await asyncio.sleep(0)
+        self._breath += 1
+        try:
+            payload = self._process.take(channel, queue, local)
+        except errors.LockTimeout:
+            payload = await self._persist(self._process.take, channel, queue, local)
+        if payload is None:
+            self._breath = 0
+            payload = await self._wait(channel, queue, local)
+        if self._stores.messages.lapsed:
+            self._process.tidy()
+        message: Message = unpack(payload)
+        return message
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """Return a new name for a channel from which this process alone receives.
+
+        It is ``prefix``, a part for layer and process, ``!`` and a random part.
+
+        :raises TypeError: ``prefix`` cannot begin a name, or makes it too long.
+        """
+        if not isinstance(prefix, str):
+            raise TypeError("a channel's name begins with text, not {0!r}".format(prefix))
+        return names.channel_name(self._process.new_name(prefix))
+
+    # -- groups ----------------------------------------------------------------------
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Make a channel a member of a group, or renew its membership. Cost: constant.
+
+        :raises GroupsFull: ``group_memory`` is used up.
+        :raises TypeError: a wrong name.
+        """
+        self._check_group(group)
+        self._route(channel)
+        await self._do(self._process.group_add, group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """End a membership, if there is one. Cost: constant.
+
+        :raises TypeError: a wrong name.
+        """
+        self._check_group(group)
+        self._route(channel)
+        await self._do(self._process.group_discard, group, channel)
+
+    async def group_send(self, group: str, message: Message) -> None:
+        """Send a dict to every member of a group; each gets a copy of its own.
+
+        What a full channel drops is counted and logged, never raised. Cost: the receiving
+        processes while the membership stays, else the members. A crash inside leaves it
+        sent to all or to none.
+
+        :raises MessageTooLarge: above ``max_message_size``.
+        :raises TypeError: a wrong name, or a value that msgpack cannot carry.
+        """
+        self._check_group(group)
+        await self._do(self._process.send_group, group, self._pack(group, message))
+        if self._stores.messages.lapsed:
+            self._process.tidy()
+
+    # -- the whole -------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Drop all messages and all groups of the prefix.
+
+        Messages that another process has taken over for its own channels are that process's.
+        """
+        await self._do(self._process.flush)
+
+    async def close(self) -> None:
+        """Detach, and end every receive that waits with ``LayerClosed``.
+
+        Messages and groups stay for others. There is no need to call it before a loop or a
+        process ends: nothing is left behind without.
+        """
+        self._process.end_waits()
+        await self._do(self._stores.close)
+
+    def __repr__(self) -> str:
+        return "<{0} prefix={1!r}>".format(type(self).__name__, self.prefix)
+
+    # -- helpers of Channels' base class, the same for all its versions --------------
+
+    def get_capacity(self, channel: str) -> int:
+        """The capacity of a channel, in messages."""
+        return names.get_capacity(self.channel_capacity, self.capacity, channel)
+
+    def compile_capacities(
+        self, channel_capacity: Optional[Capacities]
+    ) -> List[Tuple[Pattern[str], int]]:
+        """Return a list of (compiled pattern, capacity)."""
+        return names.compile_capacities(channel_capacity)
+
+    def require_valid_channel_name(self, name: str, receive: bool = False) -> bool:
+        """True, or TypeError."""
+        return bool(names.channel_name(name, receive))
+
+    def require_valid_group_name(self, name: str) -> bool:
+        """True, or TypeError."""
+        return bool(names.group_name(name))
+
+    # As Channels calls them before 4.2.1, and calls them deprecated since 4.2.2.
+    valid_channel_name = require_valid_channel_name
+    valid_group_name = require_valid_group_name
+
+    def non_local_name(self, name: str) -> str:
+        """The part up to and including ``!``, or the whole."""
+        return names.non_local_name(name)
+
+    # -- inside ----------------------------------------------------------------------
+
+    def _route(self, channel: str) -> Tuple[str, str, int]:
+        try:
+            route: Tuple[str, str, int] = self._routes[channel]
+        except TypeError:
+            # A wrong name, or one that cannot be looked up at all (a list).
+            names.channel_name(channel)
+            raise
+        return route
+
+    def _check_group(self, group: str) -> None:
+        try:
+            self._groups[group]
+        except TypeError:
+            names.group_name(group)
+            raise
+
+    def _pack(self, name: str, message: Message) -> bytes:
+        payload = pack(message)
+        if len(payload) > self.max_message_size:
+            raise MessageTooLarge(
+                "the message to {0} packs to {1} bytes, above max_message_size={2}; raise that "
+                "(and message_memory), or send a reference to the data".format(
+                    name, len(payload), self.max_message_size
+                )
+            )
+        return payload
+
+    async def _wait(self, channel: str, queue: str, local: str) -> bytes:
+        """Wait until there is something, and take it."""
+        process = self._process
+        watch = process.watch(asyncio.get_running_loop())
+        receiver = watch.enter(channel, queue)
+        payload: Optional[bytes] = None
+        try:
+            while True:
+                if process.inbox.holds(channel, queue):
+                    # Another thread has put something there since we looked.
+                    payload = await self._do(process.take, channel, queue, local)
+                if payload is None:
+                    watch.attend(queue)
+                    error = await receiver.future
+                    if error is not None:
+                        raise error
+                    payload = await self._do(process.take, channel, queue, local)
+                if payload is not None:
+                    # It is returned from here without another await.
+                    return payload
+                watch.again(receiver)
+        finally:
+            watch.leave(receiver, payload is not None)
+
+    def _send_again(self, queue: str, local: str, payload: bytes, capacity: int) -> None:
+        try:
+            self._process.send(queue, local, payload, capacity)
+        except errors.ChannelFull as error:
+            raise ChannelFull(str(error)) from None
+
+    async def _do(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return work(*arguments)
+        except errors.LockTimeout:
+            return await self._persist(work, *arguments)
+
+    async def _persist(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Try again what could not get the lock, until ``lock_timeout`` is over."""
+        deadline = clock.now() + int(self.lock_timeout * clock.SECOND)
+        while True:
+            await asyncio.sleep(PAUSE)
+            try:
+                return work(*arguments)
+            except errors.LockTimeout as error:
+                if clock.now() >= deadline:
+                    raise given_up(self.lock_timeout, error) from None
+
+    def _not_ours(self, channel: str) -> str:
+        return (
+            "{0!r} cannot be received from here. A channel with a '!' belongs to the layer and the "
+            "process that named it by new_channel(); those of this one end in {1!r} and a random "
+            "part. To read a channel in several processes, give it a name without '!'.".format(
+                channel, self._process.own
+            )
+        )

@@ -1,0 +1,49 @@
+"""A lock that cannot be had is tried by one at a time, and not too often.
+
+A try keeps its event loop from all else for as long as it lasts, so a thousand consumers must
+not each have theirs while some process is stopped with the lock in its hand. After a try in vain
+the gate is shut for a while: whoever comes then is told at once what the last one was told.
+
+Knows ``LockTimeout``; does not know what is done behind the lock.
+"""
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from asgi_ipc._shm import clock
+from asgi_ipc.errors import LockTimeout
+
+TRY = 0.02
+"""Seconds that one try may last: the ``lock_timeout`` that the stores are opened with."""
+
+PAUSE = 0.05
+"""Seconds after a try in vain in which there is no other."""
+
+
+class Gate:
+    """Before the lock of one segment, for one process."""
+
+    def __init__(self) -> None:
+        self._shut_until = 0
+        self._reason = ""
+
+    def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Do something that takes the lock.
+
+        :raises LockTimeout: it cannot be had; nothing was done.
+        """
+        if self._shut_until and clock.now() < self._shut_until:
+            raise LockTimeout(self._reason)
+        try:
+            result = work(*arguments)
+        except LockTimeout as error:
+            self._reason = str(error)
+            self._shut_until = clock.now() + int(PAUSE * clock.SECOND)
+            raise
+        self._shut_until = 0
+        return result
+
+
+def given_up(seconds: float, error: LockTimeout) -> LockTimeout:
+    """The error that says for how long all was tried, given that of the last try."""
+    return LockTimeout("given up after {0} s: {1}".format(seconds, error))

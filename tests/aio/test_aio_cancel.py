@@ -1,0 +1,377 @@
+"""A receive that is cancelled, times out or loses a race takes nothing, and stands in nobody's way.
+
+Cancelled after each number of the loop's rounds, before, while and after the message comes:
+that finds every await there is. And after delays that were drawn, where two processes make the
+moment a matter of chance.
+"""
+import asyncio
+import contextlib
+import gc
+import time
+
+import pytest
+from aiokit import end, never, run, soon, started, until
+from channels.utils import await_many_dispatch
+
+HELLO = {"type": "test.message", "text": "Ahoy"}
+ROUNDS = 10
+"""Rounds of the loop after which all of a receive has happened, wherever its message is from."""
+
+WAYS = ["own", "own, from outside", "normal"]
+"""Sent within the process; through shared memory to an own channel; on a normal channel."""
+
+
+@pytest.fixture(params=WAYS)
+def way(request, open_layer):
+    """(sender, receiver, a function that names a channel)."""
+    receiver = open_layer()
+    # Another layer is as another process, in one loop.
+    sender = receiver if request.param == "own" else open_layer()
+    if request.param == "normal":
+        return sender, receiver, lambda: asyncio.sleep(0, "test.channel")
+    return sender, receiver, receiver.new_channel
+
+
+def pending(layer):
+    """Messages that are anywhere."""
+    inbox = layer._process.inbox
+    held = sum(len(buffer) for buffer in inbox._buffers.values())
+    held += sum(len(posted) for posted in inbox._posted.values())
+    return held + layer._stores.messages.global_statistics()["messages_pending"]
+
+
+async def rounds(number):
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def outcome(task):
+    """(result, whether it was cancelled)."""
+    try:
+        return await soon(task), False
+    except asyncio.CancelledError:
+        return None, True
+
+
+# -- every round -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("idle", [0, 3])
+async def test_cancelled_in_any_round(way, idle):
+    # idle: rounds that the receive has before the message is sent.
+    sender, receiver, new_channel = way
+    cancelled = 0
+    for last in range(ROUNDS):
+        channel = await new_channel()
+        receive = asyncio.ensure_future(receiver.receive(channel))
+        await rounds(idle)
+        await sender.send(channel, {"n": last})
+        await rounds(last)
+        receive.cancel()
+        got, lost = await outcome(receive)
+        if lost:
+            cancelled += 1
+            got = await soon(receiver.receive(channel))
+        assert got == {"n": last}
+        assert pending(receiver) == 0
+    assert 0 < cancelled < ROUNDS
+
+
+async def test_cancelled_before_the_message_in_any_round(way):
+    sender, receiver, new_channel = way
+    for first in range(ROUNDS):
+        channel = await new_channel()
+        receive = asyncio.ensure_future(receiver.receive(channel))
+        await rounds(first)
+        receive.cancel()
+        await sender.send(channel, {"n": first})
+        got, lost = await outcome(receive)
+        if lost:
+            got = await soon(receiver.receive(channel))
+        assert got == {"n": first}
+        assert pending(receiver) == 0
+
+
+async def test_the_next_one_who_waits_gets_it(way):
+    sender, receiver, new_channel = way
+    for last in range(ROUNDS):
+        channel = await new_channel()
+        first = await started(receiver.receive(channel))
+        second = await started(receiver.receive(channel))
+        began = time.monotonic()
+        await sender.send(channel, {"n": last})
+        await rounds(last)
+        first.cancel()
+        got, lost = await outcome(first)
+        if lost:
+            got = await soon(second)
+        else:
+            await end(second)
+        assert got == {"n": last}
+        # Told of it, not by its own look every second.
+        assert time.monotonic() - began < 0.9
+        assert pending(receiver) == 0
+
+
+async def test_several_cancelled_at_once(way):
+    sender, receiver, new_channel = way
+    for last in range(ROUNDS):
+        channel = await new_channel()
+        receives = [await started(receiver.receive(channel)) for _ in range(4)]
+        for number in range(2):
+            await sender.send(channel, {"n": number})
+        await rounds(last)
+        for receive in receives[:3]:
+            receive.cancel()
+        outcomes = [await outcome(receive) for receive in receives[:3]]
+        got = [message["n"] for message, lost in outcomes if not lost]
+        if len(got) < 2:
+            got.append((await soon(receives[3]))["n"])
+        else:
+            await end(receives[3])
+        while len(got) < 2:
+            got.append((await soon(receiver.receive(channel)))["n"])
+        assert sorted(got) == [0, 1]
+        assert pending(receiver) == 0
+
+
+async def test_a_race_lost_in_any_round(way):
+    sender, receiver, new_channel = way
+    for last in range(ROUNDS):
+        channel, other = await new_channel(), await receiver.new_channel("other")
+        racers = [
+            asyncio.ensure_future(receiver.receive(channel)),
+            asyncio.ensure_future(receiver.receive(other)),
+        ]
+        await rounds(3)
+        await sender.send(other, {"to": "other"})
+        await rounds(last)
+        await sender.send(channel, {"to": "channel"})
+        await asyncio.wait(racers, return_when=asyncio.FIRST_COMPLETED)
+        for racer in racers:
+            racer.cancel()
+        outcomes = [await outcome(racer) for racer in racers]
+        for name, (got, lost), text in zip((channel, other), outcomes, ("channel", "other")):
+            assert (await soon(receiver.receive(name)) if lost else got) == {"to": text}
+        assert pending(receiver) == 0
+
+
+async def test_order_survives_a_cancelled_receive(way):
+    sender, receiver, new_channel = way
+    for last in range(ROUNDS):
+        channel = await new_channel()
+        receive = await started(receiver.receive(channel))
+        for number in range(3):
+            await sender.send(channel, {"n": number})
+        await rounds(last)
+        receive.cancel()
+        got, lost = await outcome(receive)
+        numbers = [] if lost else [got["n"]]
+        while len(numbers) < 3:
+            numbers.append((await soon(receiver.receive(channel)))["n"])
+        assert numbers == [0, 1, 2]
+
+
+# -- timeouts, and delays --------------------------------------------------------------------
+
+
+async def test_wait_for_loses_nothing(way, campaign):
+    sender, receiver, new_channel = way
+    channel = await new_channel()
+    timeouts = 0
+    for number in range(campaign.amount(100, 3000)):
+        delay = campaign.random.uniform(0, 0.006)
+
+        async def send(delay=delay, number=number):
+            await asyncio.sleep(delay)
+            await sender.send(channel, {"n": number})
+
+        sending = asyncio.ensure_future(send())
+        try:
+            got = await asyncio.wait_for(receiver.receive(channel), 0.003)
+        except asyncio.TimeoutError:
+            timeouts += 1
+            got = await soon(receiver.receive(channel))
+        await sending
+        assert got == {"n": number}
+    assert pending(receiver) == 0
+    campaign.note("{0} of {1} receives timed out".format(timeouts, number + 1))
+
+
+async def test_cancelled_while_another_process_sends(open_layer, open_far, campaign):
+    here, there = open_layer(), open_far()
+    own = await here.new_channel()
+    cancelled = 0
+    total = campaign.amount(100, 2000)
+    for number in range(total):
+        channel = (own, "normal")[number % 2]
+        receive = await started(here.receive(channel))
+        sending = asyncio.ensure_future(there.send(channel, {"n": number}))
+        await asyncio.sleep(campaign.random.uniform(0, 0.0008))
+        receive.cancel()
+        got, lost = await outcome(receive)
+        await soon(sending)
+        if lost:
+            cancelled += 1
+            got = await soon(here.receive(channel))
+        assert got == {"n": number}
+    assert pending(here) == 0
+    campaign.note("{0} of {1} receives were cancelled".format(cancelled, total))
+
+
+async def test_another_process_is_told_in_place_of_the_cancelled_one(
+    open_layer, open_far, campaign
+):
+    # Both wait at one normal channel, we first. Whatever the moment at which we go, the other
+    # one gets the message, and it need not wait for its own look.
+    here, there = open_layer(), open_far()
+    for number in range(campaign.amount(40, 1000)):
+        receive = await started(here.receive("jobs"))
+        other = await started(there.receive("jobs"))
+        await asyncio.sleep(0.01)
+        began = time.monotonic()
+        await here.send("jobs", {"n": number})
+        await rounds(campaign.random.randrange(6))
+        receive.cancel()
+        got, lost = await outcome(receive)
+        if lost:
+            got = await soon(other)
+            assert time.monotonic() - began < 0.9
+        assert got == {"n": number}
+        await end(other)
+
+
+# -- whatever else may happen to a receive ---------------------------------------------------
+
+
+async def test_a_coroutine_that_is_closed(way):
+    sender, receiver, new_channel = way
+    channel = await new_channel()
+    coroutine = receiver.receive(channel)
+    coroutine.send(None)
+    coroutine.close()
+    await sender.send(channel, HELLO)
+    assert await soon(receiver.receive(channel)) == HELLO
+    # And one that never ran.
+    receiver.receive(channel).close()
+
+
+async def test_nothing_stays_of_a_cancelled_one(way):
+    _, receiver, new_channel = way
+    loops = receiver._process._loops
+    for _ in range(3):
+        receives = [await started(receiver.receive(await new_channel())) for _ in range(5)]
+        (seat,) = loops._seats.values()
+        watch = seat.watch()
+        assert sum(len(waiting) for waiting in watch.pending.values()) == 5
+        await end(*receives)
+        assert not watch.pending
+        assert not watch.wanted
+        # All is undone at once: no reader, no timer, no place among those that are rung.
+        assert loops._seats == {}
+        assert watch._timer is None
+        assert watch._reading is None
+        assert receiver._stores.messages._waiting == set()
+        assert len(receiver._stores.messages._idle_waiters) == 1
+
+
+async def test_stop_of_a_consumer(way):
+    # Channels ends a consumer so: it cancels what waits, and forgets what has finished.
+    sender, receiver, new_channel = way
+    channel = await new_channel()
+    got = []
+
+    class Stop(Exception):
+        pass
+
+    async def dispatch(message):
+        if message == "disconnect":
+            raise Stop
+        got.append(message["n"])
+
+    for _ in range(3):
+        client = asyncio.Queue()
+        consumer = asyncio.ensure_future(
+            await_many_dispatch([client.get, lambda: receiver.receive(channel)], dispatch)
+        )
+        await asyncio.sleep(0.02)
+        for number in range(2):
+            await sender.send(channel, {"n": number})
+        await until(lambda: len(got) == 2)
+        client.put_nowait("disconnect")
+        with pytest.raises(Stop):
+            await soon(consumer)
+        assert got == [0, 1]
+        del got[:]
+    await sender.send(channel, HELLO)
+    assert await soon(receiver.receive(channel)) == HELLO
+
+
+def test_loop_stopped_while_it_waits(open_layer, open_far):
+    here, there = open_layer(), open_far()
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    try:
+        own = first.run_until_complete(here.new_channel())
+        for channel in (own, "normal"):
+            receive = first.create_task(here.receive(channel))
+            first.run_until_complete(asyncio.sleep(0.05))
+            # From now on it stands still, with its receive waiting.
+            second.run_until_complete(there.send(channel, HELLO))
+            assert second.run_until_complete(soon(here.receive(channel))) == HELLO
+            # When it goes on, it is none the worse for it.
+            first.run_until_complete(asyncio.sleep(0.05))
+            assert not receive.done()
+            second.run_until_complete(there.send(channel, HELLO))
+            assert first.run_until_complete(soon(receive)) == HELLO
+    finally:
+        first.close()
+        second.close()
+
+
+def test_loop_stopped_with_the_message_under_way(open_layer):
+    # The receiver was woken, and its loop stopped before it ran: the message is not with it.
+    here = open_layer()
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    try:
+        own = first.run_until_complete(here.new_channel())
+        for channel in (own, "normal"):
+            receive = first.create_task(here.receive(channel))
+            first.run_until_complete(asyncio.sleep(0.05))
+
+            async def send(channel=channel):
+                await here.send(channel, HELLO)
+                first.stop()
+
+            sending = first.create_task(send())
+            first.run_forever()
+            assert sending.done()
+            assert not receive.done()
+            assert second.run_until_complete(soon(here.receive(channel))) == HELLO
+            receive.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                first.run_until_complete(receive)
+    finally:
+        first.close()
+        second.close()
+
+
+def test_loop_dropped_while_it_waits(open_layer):
+    # Closed without care: its task is destroyed pending (asyncio says so), all else goes on.
+    here = open_layer()
+    loop = asyncio.new_event_loop()
+    own = loop.run_until_complete(here.new_channel())
+    tasks = [loop.create_task(here.receive(channel)) for channel in (own, "normal")]
+    loop.run_until_complete(asyncio.sleep(0.05))
+    loop.set_exception_handler(lambda *_: None)
+    loop.close()
+    del tasks, loop
+    gc.collect()
+
+    async def main():
+        for channel in (own, "normal"):
+            await here.send(channel, HELLO)
+            assert await soon(here.receive(channel)) == HELLO
+            await never(here.receive(channel), 0.05)
+
+    run(main())
+    assert here._stores.messages._waiting == set()
