@@ -202,7 +202,7 @@ def fill_and_go_on(options, most):
     "size", [1, pytest.param(8, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow)]
 )
 def test_filled_until_refused_and_on_again(size, options, campaign):
-    most = campaign.amount(12000, 10 ** 6)
+    most = campaign.amount(6000, 10 ** 6)
     figures = on_small_shm(size * MIB, fill_and_go_on, options, most)
     # Space that was given back is there again.
     assert min(map(min, figures)) > 5
