@@ -208,7 +208,7 @@ class IPCChannelLayer(object):
         self._route(channel)
         now = clock.now()
         self._stores.attend(now)
-        self._stores.groups.add(group, channel, now + self._options.group_lifetime)
+        self._stores.group_add(group, channel, now + self._options.group_lifetime)
 
     def group_discard(self, group, channel):
         """End a membership, if there is one. Cost: constant."""

@@ -75,16 +75,20 @@ class Directory(object):
         entry = self._search(encoded, number)
         return self._remember(name, entry, number) if entry else None
 
-    def obtain(self, name, now):
-        """Return the hint of a name, making an entry if it has none; None if all are in use."""
+    def obtain(self, name, now, spared=()):
+        """Return the hint of a name, making an entry if it has none; None if all are in use.
+
+        :param spared: entries that are not to be recycled, because something is about to be
+            sent to them.
+        """
         hint = self.find(name)
         if hint is not None:
             return hint
-        self._recycle(now - IDLE, STRIDE)
+        self._recycle(now - IDLE, STRIDE, spared)
         entry = self.slots.take()
         if not entry:
             # All in use, or no memory: any that is empty will do.
-            if not self._recycle(now, LONG_STRIDE):
+            if not self._recycle(now, LONG_STRIDE, spared):
                 return None
             entry = self.slots.take()
         encoded = name.encode("ascii")
@@ -227,7 +231,7 @@ class Directory(object):
                 raise Damage("an entry is not in its bucket")
         words[before + behind] = words[entry + LINK]
 
-    def _recycle(self, before, stride):
+    def _recycle(self, before, stride, spared):
         """Move the hand on, and free what is empty with no send since ``before``."""
         words, slots = self._words, self.slots
         high = slots.high
@@ -241,6 +245,7 @@ class Directory(object):
                 and not words[entry + COUNT]
                 and not words[entry + WAIT_FIRST]
                 and words[entry + RATES + C_START] < before
+                and entry not in spared
             ):
                 self._unchain(entry)
                 self._free(entry)

@@ -70,13 +70,21 @@ class GroupStore(Guarded):
         self.requested = group_memory
         self.size = segment.size
         self.created = segment.created
-        if self.size != round_up(group_memory, PAGE):
+        try:
+            self._tell_of_size(prefix)
+        except BaseException:
+            # A warning that is made an error.
+            self.close()
+            raise
+
+    def _tell_of_size(self, prefix):
+        if self.size != round_up(self.requested, PAGE):
             warnings.warn(
                 "{0} exists with {1} bytes, and they stay in force: group_memory={2} is not "
                 "heeded. To change it, stop all who use it and remove it with `asgi-ipc rm "
-                "{3}`.".format(segment.name, self.size, group_memory, prefix),
+                "{3}`.".format(self._segment.name, self.size, self.requested, prefix),
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def add(self, group, channel, expires):

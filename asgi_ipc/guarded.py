@@ -13,7 +13,7 @@ Nothing is logged before the lock is free: a handler may take its time, or use t
 import logging
 from collections import deque
 
-from asgi_ipc._shm.segment import prefix_of
+from asgi_ipc._shm.opening import prefix_of
 from asgi_ipc._shm.words import DAMAGE
 from asgi_ipc.errors import SegmentError
 

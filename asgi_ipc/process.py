@@ -100,7 +100,7 @@ class Process:
         now = clock.now()
         self.stores.attend(now)
         self._groups_gate.run(
-            self.stores.groups.add, group, channel, now + self._group_lifetime
+            self.stores.group_add, group, channel, now + self._group_lifetime
         )
 
     def group_discard(self, group: str, channel: str) -> None:
@@ -161,7 +161,7 @@ def _tidy(stores: Stores, gate: Gate) -> None:
     the groups, the next one to use them hears.
     """
     try:
-        gate.run(stores.tidy)
+        gate.run(stores.leave_lapsed)
     except IPCError:
         pass
 

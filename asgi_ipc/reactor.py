@@ -15,8 +15,8 @@ import pkgutil
 
 from asgi_ipc._shm import clock
 from asgi_ipc.codec import unpack
-from asgi_ipc.messages import POLL
 from asgi_ipc.waiters import LOOK_AGAIN
+from asgi_ipc.waiting import POLL
 
 BREATH = 16
 """Messages that may be had at once before the reactor gets its turn."""

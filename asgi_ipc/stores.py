@@ -10,8 +10,10 @@ import warnings
 from asgi_ipc import names
 from asgi_ipc._shm import clock, forks
 from asgi_ipc._shm.segment import LOOK
+from asgi_ipc.errors import GroupsFull, LockTimeout
 from asgi_ipc.groups import GroupStore
-from asgi_ipc.messages import MessageStore, segment_name
+from asgi_ipc.messages import MessageStore
+from asgi_ipc.parts import segment_name
 
 PLANS_KEPT = 1000
 """Groups whose members one process remembers."""
@@ -61,6 +63,20 @@ class Stores(object):
         messages.succeed = self._succeed
         self.messages = messages
         self._plans = {}
+
+    def group_add(self, group, channel, expires):
+        """Begin or renew a membership.
+
+        If there is no memory for it, messages give back what they do not use any more.
+
+        :raises GroupsFull: and there is none even so.
+        """
+        try:
+            self.groups.add(group, channel, expires)
+        except GroupsFull:
+            if not self.messages.trim():
+                raise
+            self.groups.add(group, channel, expires)
 
     def send_group(self, group, payload):
         """Send to all members; return the queues that were full.
@@ -112,10 +128,17 @@ class Stores(object):
         return names.get_capacity(self._options.patterns, self._options.capacity, channel)
 
     def tidy(self):
-        """End the memberships of channels whose messages expired unread.
+        """End the memberships of channels whose messages expired unread, or try it later.
 
-        Called when ``messages.lapsed`` has some.
+        Called when ``messages.lapsed`` has some. The caller's message is sent, or taken.
         """
+        try:
+            self.leave_lapsed()
+        except LockTimeout:
+            pass
+
+    def leave_lapsed(self):
+        """The same, with what hinders it raised."""
         messages = self.messages
         lapsed = set()
         while messages.lapsed:
@@ -124,7 +147,11 @@ class Stores(object):
             except IndexError:
                 break
         if lapsed:
-            self.groups.leave_all(sorted(lapsed))
+            try:
+                self.groups.leave_all(sorted(lapsed))
+            except LockTimeout:
+                messages.lapsed.extend(lapsed)
+                raise
 
     def attend(self, now):
         """Now and then, look whether the segments are still those of the name.

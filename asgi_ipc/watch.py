@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set
 from asgi_ipc._shm import clock
 from asgi_ipc.errors import IPCError, LockTimeout, ReentrantCall
 from asgi_ipc.gate import PAUSE, given_up
-from asgi_ipc.messages import POLL
 from asgi_ipc.waiters import LOOK_AGAIN
+from asgi_ipc.waiting import POLL
 
 if TYPE_CHECKING:
     import asyncio

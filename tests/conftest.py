@@ -4,7 +4,8 @@ import os
 
 import campaign as campaigns
 import pytest
-from storekit import FakeClock, open_messages
+from stepkit import Tally
+from storekit import Child, FakeClock, open_messages
 
 from asgi_ipc._shm import segment
 
@@ -54,6 +55,15 @@ def prefix():
 
 
 @pytest.fixture
+def no_child_stays():
+    """Forked children (``storekit.Child``) end with the test that started them, if it fails."""
+    before = len(Child.started)
+    yield
+    while len(Child.started) > before:
+        Child.started.pop().end()
+
+
+@pytest.fixture
 def clock():
     """Time that passes only when the test says so; ``clock.advance(seconds)``."""
     return FakeClock()
@@ -78,3 +88,29 @@ def open_store(prefix, clock):
 def store(open_store):
     """A MessageStore of 1 MiB."""
     return open_store()
+
+
+@pytest.fixture
+def open_stage(prefix):
+    """A function that opens the stage of a scene: ``open_stage(kind, scene)``."""
+    stages = []
+
+    def open_one(kind, scene):
+        stages.append(kind(scene, prefix))
+        stages[-1].prepare()
+        return stages[-1]
+
+    yield open_one
+    for stage in stages:
+        stage.end()
+
+
+@pytest.fixture(scope="module")
+def tally(request):
+    """Adds up the steps that the tests of a module try, and notes the sum."""
+    sums = Tally()
+    yield sums
+    if sums.scenes:
+        campaigns.Campaign(
+            request.node.name, 0, full=False, notes=request.config.campaign_notes
+        ).note(sums.text())

@@ -2,7 +2,6 @@
 import os
 import pickle
 import signal
-import sys
 import traceback
 
 from asgi_ipc._shm.clock import SECOND
@@ -65,6 +64,8 @@ def drain(store, queue):
 class Child(object):
     """A forked child that runs a function, and hands its result (or failure) to ``result``."""
 
+    started = []
+
     def __init__(self, function, *args):
         reader, writer = os.pipe()
         self.pid = os.fork()
@@ -77,7 +78,6 @@ class Child(object):
                     code = 0
                 except BaseException:
                     answer = (False, traceback.format_exc())
-                sys.settrace(None)
                 with os.fdopen(writer, "wb") as pipe:
                     pickle.dump(answer, pipe, 2)
             finally:
@@ -85,6 +85,7 @@ class Child(object):
         os.close(writer)
         self._pipe = os.fdopen(reader, "rb")
         self._status = None
+        self.started.append(self)
 
     def result(self):
         """Wait for its end; return what the function returned."""
@@ -111,6 +112,11 @@ class Child(object):
         if number == signal.SIGKILL:
             self.close()
 
+    def end(self):
+        """See that it is gone, also when a test failed in between."""
+        if self._status is None:
+            self.kill()
+
     def close(self):
         """For a child that has no result: wait for its end."""
         self._pipe.close()
@@ -120,23 +126,3 @@ class Child(object):
 def in_child(function, *args):
     """Run a function in a forked child; return its result."""
     return Child(function, *args).result()
-
-
-def die_at(step, function, *args):
-    """Run a function, and SIGKILL this process (a child) at its ``step``-th traced opcode.
-
-    Lines where Python cannot trace opcodes (before 3.7).
-    """
-    left = [step]
-
-    def trace(frame, event, _):
-        if hasattr(frame, "f_trace_opcodes"):
-            frame.f_trace_opcodes = True
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    sys.settrace(trace)
-    function(*args)
-    sys.settrace(None)

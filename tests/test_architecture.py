@@ -11,20 +11,29 @@ import asgi_ipc
 FOLDER = os.path.dirname(os.path.abspath(asgi_ipc.__file__))
 STORE = [
     "directory",
-    "groups",
     "group_cells",
     "group_check",
+    "groups",
+    "guarded",
     "integrity",
     "layout",
     "log",
     "memberships",
     "messages",
+    "parts",
+    "records",
+    "ring",
+    "sending",
     "statistics",
     "waiters",
+    "waiting",
 ]
 """Modules below the faces: they must know neither face, nor what both share above them."""
 
-ABOVE_STORE = {"core", "aio", "cli", "stores", "reactor", "options", "drops", "__main__"}
+ABOVE_STORE = {
+    "core", "aio", "process", "inbox", "loops", "watch", "gate", "cli", "stores", "reactor",
+    "options", "drops", "__main__",
+}  # fmt: skip
 OUTSIDE = {"posix_ipc", "msgpack", "six"}
 LIBRARY = {
     "__future__", "abc", "argparse", "array", "asyncio", "atexit", "binascii", "collections",
@@ -35,8 +44,11 @@ LIBRARY = {
     "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "traceback", "typing",
     "uuid", "warnings", "weakref", "zlib",
 }  # fmt: skip
-OPTIONAL = {"reactor": {"twisted"}}
-"""What a module may import beyond, when it is there, inside of a function."""
+OPTIONAL = {"reactor": {"twisted"}, "aio": {"channels"}}
+"""What a module may import beyond: inside of a function, or because who imports it has that."""
+
+ASYNCHRONOUS = ["process", "inbox", "loops", "watch", "gate"]
+"""What lies below the asynchronous face, the upper ones first; for new Pythons, as it is."""
 
 MODULES = sorted(
     os.path.relpath(os.path.join(folder, name), FOLDER)[:-3].replace(os.sep, ".")
@@ -56,7 +68,7 @@ def parsed(module):
         return tree_of(module)
     except SyntaxError:
         # The asynchronous face is newer than the Python that runs this.
-        if module != "aio" or sys.version_info >= (3, 8):
+        if module not in ["aio"] + ASYNCHRONOUS or sys.version_info >= (3, 8):
             raise
         pytest.skip("{0} is not for this Python".format(module))
 
@@ -84,7 +96,7 @@ def own(module):
 def test_the_modules_are_found():
     assert {"core", "messages", "_shm.lock"} <= set(MODULES)
     assert set(STORE) <= set(MODULES)
-    assert {"log", "directory"} <= own("messages")
+    assert {"log", "directory"} <= own("parts")
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("_shm")])
@@ -106,6 +118,36 @@ def test_the_faces_do_not_know_each_other(module):
         pytest.skip("there is no {0}".format(module))
     other = {"core": "aio", "aio": "core"}[module]
     assert other not in {name.split(".")[0] for name in own(module)}
+
+
+@pytest.mark.parametrize("module", ASYNCHRONOUS)
+def test_the_asynchronous_face_in_layers(module):
+    above = {"core", "aio", "codec", "names"} | set(ASYNCHRONOUS[: ASYNCHRONOUS.index(module)])
+    assert not {name.split(".")[0] for name in own(module)} & (above - typed_only(module))
+
+
+def typed_only(module):
+    """What a module imports for its annotations alone, under ``if TYPE_CHECKING``."""
+    return {
+        node.module.split(".")[1]
+        for test in ast.walk(parsed(module))
+        if isinstance(test, ast.If) and getattr(test.test, "id", None) == "TYPE_CHECKING"
+        for node in test.body
+        if isinstance(node, ast.ImportFrom)
+    }
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nobody_else_knows_channels(module):
+    if module != "aio":
+        assert "channels" not in {name.split(".")[0] for name in imports(module)}
+        assert "aio" not in {name.split(".")[0] for name in own(module)}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_one_module_has_asynchronous_syntax(module):
+    kinds = {type(node).__name__ for node in ast.walk(parsed(module))}
+    assert bool(kinds & {"AsyncFunctionDef", "Await"}) == (module == "aio")
 
 
 def test_errors_know_nothing():

@@ -1,19 +1,16 @@
-"""GroupStore: behaviour, layout, agreement with a model, damage, and death at every step."""
+"""GroupStore: behaviour, layout, agreement with a model, damage."""
 import binascii
 import collections
 import logging
 import os
 import random
 import re
-import signal
-import sys
 import traceback
 import warnings
 
 import pytest
 
 from asgi_ipc import errors, group_cells
-from asgi_ipc._shm import lock as lock_module
 from asgi_ipc._shm import segment, slots
 from asgi_ipc.groups import MINIMUM_SIZE, GroupStore
 
@@ -797,216 +794,6 @@ def test_flipped_bytes(make):
 @slow
 def test_flipped_bytes_exhaustively(make):
     fuzz(make, range(300, 10300))
-
-
-# -- death and interruption at every step ------------------------------------------------
-
-STEP = "opcode" if sys.version_info >= (3, 7) else "line"
-PACKAGE = os.path.dirname(os.path.abspath(group_cells.__file__))
-
-
-class Tripwire(object):
-    """Calls ``act`` at the Nth bytecode (before 3.7: line) that the package runs."""
-
-    def __init__(self, number, act):
-        self.left = number
-        self.act = act
-
-    def trace(self, frame, event, _):
-        if event == "call":
-            if not frame.f_code.co_filename.startswith(PACKAGE):
-                return None
-            if STEP == "opcode":
-                # In this order: Python 3.13 looks at f_trace when the other is set.
-                frame.f_trace = self.trace
-                frame.f_trace_opcodes = True
-        elif event == STEP:
-            self.left -= 1
-            if self.left == 0:
-                self.act()
-        return self.trace
-
-    def run(self, call):
-        """Run it; True if the wire was not reached."""
-        before = sys.gettrace()
-        if STEP == "opcode":
-            # Python 3.12 and later look for this at the moment of settrace.
-            sys._getframe().f_trace_opcodes = True
-        sys.settrace(self.trace)
-        try:
-            call()
-        finally:
-            sys.settrace(before)
-        return self.left > 0
-
-
-def kill_self():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def interrupt():
-    raise KeyboardInterrupt
-
-
-def prepare_members(store):
-    store.flush()
-    for group, channel in ((u"g0", u"c0"), (u"g0", u"c1"), (u"g1", u"c0"), (u"g0", u"c2")):
-        store.add(group, channel, FAR)
-
-
-BEFORE = {u"g0": [u"c0", u"c1", u"c2"], u"g1": [u"c0"]}
-SCENES = {
-    "join": (
-        lambda store: store.add(u"g0", u"c9", FAR),
-        [{u"g0": [u"c0", u"c1", u"c2", u"c9"], u"g1": [u"c0"]}],
-    ),
-    "found": (
-        lambda store: store.add(u"g2", u"c0", FAR),
-        [dict(BEFORE, g2=[u"c0"])],
-    ),
-    "renew": (lambda store: store.add(u"g0", u"c1", FAR + 5), [BEFORE]),
-    "shorten": (lambda store: store.add(u"g0", u"c1", FAR - 5), [BEFORE]),
-    "discard": (
-        lambda store: store.discard(u"g0", u"c1"),
-        [dict(BEFORE, g0=[u"c0", u"c2"])],
-    ),
-    "last one out": (lambda store: store.discard(u"g1", u"c0"), [{u"g0": BEFORE[u"g0"]}]),
-    # Each membership is wholly there or not; which goes first is not promised.
-    "leave_all": (
-        lambda store: store.leave_all([u"c0"]),
-        [
-            dict(BEFORE, g0=[u"c1", u"c2"]),
-            {u"g0": BEFORE[u"g0"]},
-            {u"g0": [u"c1", u"c2"]},
-        ],
-    ),
-    "flush": (lambda store: store.flush(), [{}]),
-    "members": (lambda store: store.members(u"g0"), [BEFORE]),
-    "rebuild": (force_rebuild, [BEFORE]),
-    "rebuild and join": (
-        lambda store: (force_rebuild(store), store.add(u"g0", u"c9", FAR)),
-        [{u"g0": [u"c0", u"c1", u"c2", u"c9"], u"g1": [u"c0"]}],
-    ),
-}
-SCENES_IN_EXPIRY = {
-    "expire in passing": lambda store: store.members(u"g0"),
-    "sweep": lambda store: store.add(u"g1", u"c0", FAR),
-    "rejoin": lambda store: store.add(u"g0", u"c1", FAR),
-}
-
-
-def judge(store, taken, allowed, step):
-    """After death or interruption: sound, wholly there or absent, and no stale snapshot."""
-    current = store.current(taken)
-    found = everything(store, [u"g0", u"g1", u"g2"])
-    assert found in allowed, step
-    if current:
-        assert found.get(u"g0", []) == taken.names, step
-    assert store.check() == [], step
-    # And it goes on.
-    store.add(u"after", u"c0", FAR)
-    assert store.members(u"after") == [u"c0"]
-
-
-def die_at(number, store, operation):
-    """Run it in a forked child that dies at that step; True if it was through before."""
-    child = os.fork()
-    if child == 0:
-        try:
-            Tripwire(number, kill_self).run(lambda: operation(store))
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return False
-    assert os.WEXITSTATUS(status) == 0
-    return True
-
-
-def interrupt_at(number, store, operation):
-    try:
-        return Tripwire(number, interrupt).run(lambda: operation(store))
-    except KeyboardInterrupt:
-        return False
-
-
-def step_through(make, monkeypatch, fail_at, scene, stride=1):
-    """Let it fail at each step from the first to the last; judge through another store."""
-    operation, after = SCENES[scene]
-    # Not to wait 20 ms for the token of each of the dead.
-    monkeypatch.setattr(lock_module, "FIRST_WAIT", 0.0005)
-    store, other = make(), make()
-    allowed = [BEFORE] + after
-    step, tried, through = 1 - stride, 0, False
-    while not through:
-        step += stride
-        tried += 1
-        prepare_members(store)
-        assert everything(store, GROUPS) == BEFORE
-        taken = store.snapshot(u"g0")
-        through = fail_at(step, store, operation)
-        judge(other, taken, allowed[-1:] if through else allowed, step)
-    print("{0}: {1} steps of kind {2}, {3} tried".format(scene, step - 1, STEP, tried - 1))
-    assert step > 20
-
-
-QUICKLY = [("join", 1), ("discard", 1), ("flush", 23), ("rebuild", 23), ("leave_all", 23)]
-
-
-@pytest.mark.parametrize("scene,stride", QUICKLY)
-def test_killed_at_every_step(make, monkeypatch, scene, stride):
-    step_through(make, monkeypatch, die_at, scene, stride)
-
-
-@slow
-@pytest.mark.parametrize("scene", sorted(set(SCENES) - {"join", "discard"}))
-def test_killed_at_every_step_of_the_others(make, monkeypatch, scene):
-    step_through(make, monkeypatch, die_at, scene)
-
-
-LONG_SCENES = ["flush", "rebuild", "rebuild and join"]
-
-
-@pytest.mark.parametrize("scene", sorted(SCENES))
-def test_interrupted_at_every_step(make, monkeypatch, scene):
-    step_through(make, monkeypatch, interrupt_at, scene, 23 if scene in LONG_SCENES else 1)
-
-
-@slow
-@pytest.mark.parametrize("scene", LONG_SCENES)
-def test_interrupted_at_every_step_of_the_long_ones(make, monkeypatch, scene):
-    step_through(make, monkeypatch, interrupt_at, scene)
-
-
-@pytest.mark.parametrize(
-    "fail_at", [interrupt_at, pytest.param(die_at, marks=slow)], ids=["interrupted", "killed"]
-)
-@pytest.mark.parametrize("scene", sorted(SCENES_IN_EXPIRY))
-def test_failing_where_expired_memberships_are_met(make, clock, monkeypatch, scene, fail_at):
-    store = make()
-    operation = SCENES_IN_EXPIRY[scene]
-    monkeypatch.setattr(lock_module, "FIRST_WAIT", 0.0005)
-    step, through = 0, False
-    while not through:
-        step += 1
-        clock.time = 1000
-        store.flush()
-        store.add(u"g0", u"c0", FAR)
-        store.add(u"g0", u"c1", 2000)
-        store.add(u"g1", u"c0", FAR)
-        store.add(u"g2", u"c5", 2000)
-        clock.time = 2000
-        through = fail_at(step, store, operation)
-        found = everything(store, [u"g0", u"g1", u"g2"])
-        before = {u"g0": [u"c0"], u"g1": [u"c0"]}
-        rejoined = dict(before, g0=[u"c0", u"c1"])
-        assert found == (rejoined if scene == "rejoin" and through else found)
-        assert found in ([before, rejoined] if scene == "rejoin" else [before]), step
-        assert store.check() == [], step
-    assert step > 20
 
 
 # -- processes ---------------------------------------------------------------------------

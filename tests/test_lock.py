@@ -1,6 +1,8 @@
 """SegmentLock: one at a time, whatever dies, stops, is lost or comes twice."""
+import gc
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -24,17 +26,19 @@ def formatted(words, size):
     """Nothing to lay out."""
 
 
+def open_segment(prefix, lock_timeout=10.0):
+    return Segment(
+        "/{0}-messages".format(prefix), 9, 1, PAGE, a_page, formatted, 0o600, lock_timeout
+    )
+
+
 @pytest.fixture
 def attach(prefix):
     """A function that attaches the test's segment once more."""
     segments = []
 
     def attach_one(lock_timeout=10.0):
-        segments.append(
-            Segment(
-                "/{0}-messages".format(prefix), 9, 1, PAGE, a_page, formatted, 0o600, lock_timeout
-            )
-        )
+        segments.append(open_segment(prefix, lock_timeout))
         return segments[-1]
 
     yield attach_one
@@ -115,7 +119,6 @@ def test_a_lost_token_is_made_good(segment, attach, capabilities):
         began = time.time()
         assert use(lock) is False
         assert time.time() - began < A_SECOND
-    if lock_module.COUNT_SUPPORTED:
         assert value(segment) == 1
 
 
@@ -145,9 +148,7 @@ def test_a_doubled_token_lets_nobody_in(segment, attach, capabilities):
     assert use(segment.lock) is False
 
 
-def test_tokens_do_not_pile_up(segment, attach):
-    if not lock_module.COUNT_SUPPORTED:
-        pytest.skip("the system cannot tell")
+def test_tokens_do_not_pile_up(segment, capabilities):
     for _ in range(5):
         segment.lock.abandon()
         use(segment.lock)
@@ -237,6 +238,121 @@ def test_a_signal_handler_that_calls_in_is_told(segment):
         signal.signal(signal.SIGUSR1, before)
     assert "signal handler" in told[0]
     use(segment.lock)
+    assert use(segment.lock) is False
+
+
+class Raised(Exception):
+    """What a signal's handler raises."""
+
+
+def raises_at(bytecode, function):
+    """Call ``function``; raise at that bytecode of lock.py and segment.py, if it has so many.
+
+    Returns whether it had.
+    """
+    left = [bytecode]
+    modules = (lock_module.__name__, Segment.__module__)
+
+    def trace(frame, event, _):
+        if frame.f_globals.get("__name__") not in modules or frame.f_code.co_name == "__del__":
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left[0] -= 1
+            if left[0] < 0:
+                sys.settrace(None)
+                raise Raised
+        return trace
+
+    sys.settrace(trace)
+    try:
+        function()
+    except Raised:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+@pytest.mark.skipif(sys.version_info < (3, 7), reason="bytecodes are traced since Python 3.7")
+@pytest.mark.parametrize("what", ["attach", "close"])
+def test_an_exception_at_any_bytecode_of_attach_or_close_leaves_it_free(prefix, what):
+    other = open_segment(prefix, lock_timeout=0.1)
+    held = []
+    bytecode = 0
+    segment = None
+    while True:
+        if what == "close":
+            segment = open_segment(prefix)
+        if not raises_at(bytecode, segment.close if segment else lambda: open_segment(prefix)):
+            break
+        try:
+            use(other.lock)
+        except LockTimeout:
+            held.append(bytecode)
+            gc.collect()
+        if segment is not None:
+            segment.close()
+        use(other.lock)
+        bytecode += 1
+    other.close()
+    assert bytecode > 100
+    assert not held
+
+
+def test_a_handler_that_was_refused_frees_nothing(segment):
+    """Its abandon comes after the refusal, and the frame that it interrupted goes on."""
+
+    def handler(*_):
+        with pytest.raises(ReentrantCall):
+            use(segment.lock)
+
+    def interrupted(lock):
+        try:
+            lock.acquire()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            other = Child(use, segment.lock)
+            time.sleep(0.1)
+            segment.words[COUNTER] = 1
+            assert segment.words[BUSY] == os.getpid()
+            lock.release()
+        except BaseException:
+            lock.abandon()
+            raise
+        return other
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        other = interrupted(segment.lock)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    # It came in after the release: it would have found the busy word set else.
+    assert other.result() is False
+    assert value(segment) == 1
+
+
+def test_what_a_handler_was_refused_for_can_still_be_given_up(segment, attach):
+    """The handler lets the refusal through: it ends the operation that it interrupted."""
+
+    def handler(*_):
+        use(segment.lock)
+
+    def interrupted(lock):
+        try:
+            lock.acquire()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            lock.release()
+        except BaseException:
+            lock.abandon()
+            raise
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(ReentrantCall):
+            interrupted(segment.lock)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert use(attach().lock) is True
     assert use(segment.lock) is False
 
 
@@ -375,6 +491,20 @@ def test_a_closed_lock_lets_nobody_in(attach):
     with pytest.raises(LayerClosed):
         use(segment.lock)
     assert use(attach().lock) is False
+
+
+def test_a_child_of_who_closed_it_is_told(attach):
+    """It touches no descriptor, whose number may be another file's by now."""
+    segment = attach()
+    use(segment.lock)
+    segment.close()
+
+    def look():
+        with pytest.raises(LayerClosed):
+            use(segment.lock)
+        segment.close()
+
+    in_child(look)
 
 
 def test_a_thread_that_waits_learns_of_the_close(attach, segment):

@@ -1,13 +1,12 @@
-"""The log: it goes round many times, under backlogs, damage and death, and nothing is lost."""
+"""The log: it goes round many times, under backlogs and damage, and nothing is lost."""
 import os
 import random
-import signal
 from collections import deque
 
 import pytest
-from storekit import Child, die_at, drain, get, put, try_put
+from storekit import drain, get, put, try_put
 
-from asgi_ipc import log as log_module
+from asgi_ipc import ring
 from asgi_ipc._shm.segment import EPOCH
 from asgi_ipc._shm.words import M32, Damage
 from asgi_ipc.errors import ChannelFull
@@ -25,7 +24,6 @@ from asgi_ipc.layout import (
     RECORD_WORDS,
     SEQ,
     TAIL,
-    WRAP,
 )
 
 KIB = 1024
@@ -191,7 +189,7 @@ def test_a_quiet_log_stays_small(open_store):
     for number in range(30000):
         put(store, u"a", b"%d" % number)
         assert get(store, u"a")[2] == b"%d" % number
-    assert store._log.reserved - store._log.start <= 2 * log_module.STEP
+    assert store._log.reserved - store._log.start <= 2 * ring.STEP
     assert get(store, u"standing")[2] == b"s"
     assert store.memory()["messages"] == 0
 
@@ -243,52 +241,6 @@ def test_a_move_that_lacks_its_end_leaves_a_duplicate_that_rebuild_drops(store):
     assert store.memory()["messages"] == 0
 
 
-@pytest.mark.parametrize("how", ["_move", "_shift"])
-def test_killed_at_every_step_of_a_move(open_store, how):
-    """By SIGKILL, between any two opcodes of a move to TAIL, and of one over dead records."""
-    store = open_store(256 * KIB)
-    words = store._words
-
-    def move_first(step):
-        mine = open_store(256 * KIB)
-        lock = mine._lock
-        lock.acquire()
-        record = mine._words[HEAD]
-        if mine._words[record] == WRAP:
-            record = mine._log.start
-        move = getattr(mine._log, how)
-        die_at(step, move, mine._words[record], record, mine._words[record] & M32)
-        mine._words[HEAD] = record + (mine._words[record] & M32)
-        lock.release()
-
-    killed = 0
-    step = 1
-    while True:
-        model = filled(store)
-        # Dead ones behind the first: two of one channel, three of another.
-        for name in (u"b", u"b", u"c!", u"c!", u"c!"):
-            assert get(store, name)[2] == model[name].pop(0)
-        left = sum(map(len, model.values()))
-        before = words[EPOCH]
-        child = Child(move_first, step)
-        died = child.wait()
-        assert died in (0, signal.SIGKILL), child.result()
-        assert store.check() == []
-        numbers = [words[place + SEQ] for place in live_records(store)]
-        assert len(numbers) == len(set(numbers)) == left
-        for name in model:
-            assert drain(store, name) == model[name]
-        assert store.memory()["messages"] == 0
-        if not died:
-            child.result()
-            break
-        child.close()
-        assert words[EPOCH] == before + 1
-        killed += 1
-        step += 3
-    assert killed > 3
-
-
 @pytest.mark.parametrize("standing", [1, 5])
 @pytest.mark.parametrize("part", [1000, 5])
 def test_a_record_that_stands_does_not_keep_the_log_full(
@@ -297,7 +249,7 @@ def test_a_record_that_stands_does_not_keep_the_log_full(
     """Filled up, all read but what stands at HEAD, big or small: there is room again."""
     if part > 16:
         # For small ones the room that is kept free is enough.
-        monkeypatch.setattr(log_module, "SHIFT", 0)
+        monkeypatch.setattr(ring, "SHIFT", 0)
     store = open_store(256 * KIB)
     big = b"s" * (ring_words(store) * 8 // part // standing)
     for _ in range(standing):

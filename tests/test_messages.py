@@ -10,7 +10,7 @@ from asgi_ipc._shm.clock import SECOND
 from asgi_ipc._shm.segment import EPOCH
 from asgi_ipc.directory import HINTS_KEPT, IDLE
 from asgi_ipc.errors import ChannelFull, LayerClosed, SegmentError
-from asgi_ipc.layout import HASH
+from asgi_ipc.layout import DAMAGED, HASH
 from asgi_ipc.messages import MINIMUM_SIZE, MessageStore
 
 # -- send and receive ----------------------------------------------------------------------
@@ -219,6 +219,109 @@ def test_receive_batch_goes_on_where_a_receive_stopped(store, clock):
     store.send_each([(u"p!", b"x\ny\nz", 9)], b"m", LONG)
     assert get(store, u"p!")[1] == u"x"
     assert store.receive_batch(u"p!", 9) == [([u"y", u"z"], b"m", clock.time + LONG)]
+
+
+# -- what an event loop asks ---------------------------------------------------------------
+
+
+def test_listen_hangs_up_where_there_is_nothing(store, open_store):
+    other = open_store()
+    waiter = store.borrow_waiter()
+    put(store, u"full", b"1")
+    assert store.listen(waiter, [u"full", u"empty", u"p!"]) == [u"full"]
+    for queue in (u"empty", u"p!"):
+        assert not waiter.doorbell.wait(0)
+        put(other, queue, b"2")
+        assert waiter.doorbell.wait(5)
+    put(other, u"full", b"3")
+    assert not waiter.doorbell.wait(0)
+    # Nothing was taken.
+    assert sorted(store.listen(waiter, [u"full", u"empty", u"p!"])) == [u"empty", u"full", u"p!"]
+    assert drain(store, u"full") == [b"1", b"3"]
+    store.leave(waiter)
+    assert store.check() == []
+
+
+def test_listen_takes_off_all_other_queues(store, open_store):
+    other = open_store()
+    waiter, behind = store.borrow_waiter(), other.borrow_waiter()
+    assert store.listen(waiter, [u"a", u"b"]) == []
+    assert other.listen(behind, [u"a"]) == []
+    assert store.listen(waiter, [u"b"]) == []
+    put(store, u"a", b"1")
+    assert behind.doorbell.wait(5)
+    assert not waiter.doorbell.wait(0)
+    put(store, u"b", b"2")
+    assert waiter.doorbell.wait(5)
+    assert store.listen(waiter, []) == []
+    assert not waiter.nodes
+    for each, waits in ((store, waiter), (other, behind)):
+        each.leave(waits)
+    assert store.check() == []
+
+
+def test_listen_tells_the_next_of_what_is_left_behind(store, open_store):
+    other = open_store()
+    waiter, behind = store.borrow_waiter(), other.borrow_waiter()
+    store.listen(waiter, [u"a"])
+    other.listen(behind, [u"a"])
+    put(store, u"a", b"1")
+    assert waiter.doorbell.wait(5)
+    assert not behind.doorbell.wait(0)
+    # Rung for a message that it no longer wants.
+    assert store.listen(waiter, [u"b"]) == []
+    assert behind.doorbell.wait(5)
+    assert get(other, u"a") == (u"a", u"", b"1")
+    for each, waits in ((store, waiter), (other, behind)):
+        each.leave(waits)
+    assert store.check() == []
+
+
+def test_listen_does_not_count_what_has_expired(store, clock):
+    waiter = store.borrow_waiter()
+    put(store, u"a", b"old", lifetime=SECOND)
+    clock.advance(1)
+    assert store.listen(waiter, [u"a"]) == []
+    put(store, u"a", b"new")
+    assert waiter.doorbell.wait(5)
+    store.leave(waiter)
+
+
+def test_listen_after_a_rebuild(store, open_store):
+    other = open_store()
+    waiter = store.borrow_waiter()
+    store.listen(waiter, [u"a"])
+    other._lock.acquire()
+    other._lock.abandon()
+    other.check()
+    # All are rung, and hang themselves up anew.
+    assert waiter.doorbell.wait(5)
+    assert store.listen(waiter, [u"a"]) == []
+    put(other, u"a", b"1")
+    assert waiter.doorbell.wait(5)
+    store.leave(waiter)
+    assert store.check() == []
+
+
+def test_quiet(store, open_store):
+    other = open_store()
+    # Not known to this process: it cannot tell without the lock.
+    assert not store.quiet(u"a")
+    put(store, u"a", b"1")
+    assert not store.quiet(u"a")
+    assert get(store, u"a")
+    assert store.quiet(u"a")
+    put(other, u"a", b"2")
+    assert not store.quiet(u"a")
+    assert get(other, u"a")
+    assert store.quiet(u"a")
+    # Somebody is inside, and may be about to.
+    other._lock.acquire()
+    assert not store.quiet(u"a")
+    other._lock.release()
+    assert store.quiet(u"a")
+    store.close()
+    assert not store.quiet(u"a")
 
 
 # -- the whole -----------------------------------------------------------------------------
@@ -440,6 +543,31 @@ def test_a_hint_of_a_recycled_entry_is_not_used(open_store, clock):
     put(store, u"mine", b"y")
     assert get(other, u"mine")[2] == b"y"
     assert store.check() == []
+
+
+def test_a_fan_out_does_not_recycle_what_it_is_about_to_send_to(open_store, clock):
+    """Neither where no entry is free, nor when the hand comes by one that was idle for long."""
+    store = open_store(64 * 1024)
+    put(store, u"p!", b"x", local=u"a")
+    assert get(store, u"p!")[2] == b"x"
+    clock.time += 1
+    for number in range(63):
+        put(store, u"c{0}".format(number), b"x")
+    clock.time += 1
+    dropped = store.send_each([(u"p!", b"a", 9), (u"new", b"", 9)], b"m", LONG)
+    assert [queue for queue, _ in dropped] == [u"new"]
+    assert get(store, u"p!") == (u"p!", u"a", b"m")
+    for number in range(40):
+        assert get(store, u"c{0}".format(number))[2] == b"x"
+    clock.time += 2 * IDLE
+    for number in range(40):
+        # The hand looks at two for each new name, and comes by all of them.
+        idle, new = u"c{0}".format(number), u"new{0}".format(number)
+        clock.time += 1
+        assert store.send_each([(idle, b"", 9), (new, b"", 9)], b"m", LONG) == []
+        assert [get(store, idle)[2], get(store, new)[2]] == [b"m", b"m"]
+    assert store.check() == []
+    assert store._words[DAMAGED] == 0
 
 
 def test_hints_are_bounded(open_store, monkeypatch):

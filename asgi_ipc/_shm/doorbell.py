@@ -10,7 +10,13 @@ full FIFO (EAGAIN) has a ring in it already, which is as good.
 
 ``wait`` uses the C library's ``poll``: Python's own goes on waiting after a signal whose
 handler did not raise (PEP 475), and a receiver has to look at what the handler did.
+
+A FIFO goes when its object does, and when its process ends, in whatever way that runs Python
+code. A forked child gives up the descriptors of its parent's doorbells, for as long as it had
+them open a dead parent would look alive; it never removes their FIFOs. To be sure whose one is,
+the system is asked for the pid: until a child's first operation ``forks`` may not know of it.
 """
+import atexit
 import errno
 import os
 import re
@@ -18,9 +24,12 @@ import select
 import signal
 import stat
 import struct
+import sys
+import weakref
 
 from asgi_ipc._shm import forks
-from asgi_ipc._shm.segment import close_on_exec, runtime_folder
+from asgi_ipc._shm.opening import close_on_exec
+from asgi_ipc._shm.segment import runtime_folder
 
 KEPT_OPEN = 128
 """Doorbells of others that one process keeps open at a time, to ring them without opening."""
@@ -28,7 +37,31 @@ KEPT_OPEN = 128
 SLICE = 1.0
 """Seconds that a wait lasts at most where the C library's poll is out of reach."""
 
+NO_DESCRIPTOR = -1
+"""What poll waits at in vain."""
+
 _DRAIN = 4096
+
+_open_ones = weakref.WeakSet()
+_seen_to = set()
+
+
+@atexit.register
+def _close_all():
+    for doorbell in list(_open_ones):
+        doorbell.close()
+
+
+def _see_to_the_end():
+    """Have the doorbells closed when this process ends as a child of ``multiprocessing``.
+
+    Such a child does not run what ``atexit`` has, or only what was registered in it.
+    """
+    pid = os.getpid()
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and pid not in _seen_to:
+        _seen_to.add(pid)
+        util.Finalize(None, _close_all, exitpriority=-100)
 
 
 def path_of(name, number):
@@ -40,7 +73,8 @@ class Doorbell(object):
     """One receiver's own: make it, wait at it, close it. One thread at a time waits."""
 
     def __init__(self, name, mode):
-        self._pid = forks.pid()
+        self._pid = os.getpid()
+        self._descriptor = None
         while True:
             self.number = struct.unpack("=Q", os.urandom(8))[0] or 1
             self.path = path_of(name, self.number)
@@ -51,14 +85,21 @@ class Doorbell(object):
                 if error.errno != errno.EEXIST:
                     raise
         try:
+            # The umask has taken bits away.
+            os.chmod(self.path, mode)
+            if mode & 0o060:
+                _share(self.path, name)
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
             close_on_exec(self._descriptor)
-            if mode & 0o077:
-                # The umask has taken bits away.
-                os.fchmod(self._descriptor, mode)
         except BaseException:
             os.unlink(self.path)
             raise
+        _open_ones.add(self)
+        forks.watch(self)
+        _see_to_the_end()
+
+    def __del__(self):
+        self.close()
 
     def fileno(self):
         """For ``select``, reactors and event loops: readable means rung."""
@@ -67,24 +108,44 @@ class Doorbell(object):
     @property
     def usable(self):
         """Whether it is open, and ours: a forked child must not eat its parent's rings."""
-        return self._descriptor is not None and self._pid == forks.pid()
+        return self._descriptor is not None and self._pid == os.getpid()
 
     def wait(self, seconds):
-        """Wait to be rung: True if rung, False after ``seconds``, None if a signal came."""
-        rung = _poll(self._descriptor, seconds)
+        """Wait to be rung: True if rung, False after ``seconds``, None if a signal came.
+
+        Nobody rings a closed one; a thread that outlives the end of its process waits there.
+        """
+        descriptor = self._descriptor
+        rung = _poll(NO_DESCRIPTOR if descriptor is None else descriptor, seconds)
         if rung:
             self.silence()
         return rung
 
     def ring(self):
-        """Ring one's own, for another thread that waits at it."""
-        if self._descriptor is not None:
-            os.write(self._descriptor, b"!")
+        """Ring one's own, for another thread that waits at it.
+
+        As a stranger would: that thread may close it at any moment, and its descriptor's
+        number may then be another file's.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            return
+        try:
+            os.write(descriptor, b"!")
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EINTR, errno.EPIPE):
+                raise
+        finally:
+            os.close(descriptor)
 
     def silence(self):
         """Take all rings out."""
+        descriptor = self._descriptor
+        if descriptor is None:
+            return
         try:
-            while len(os.read(self._descriptor, _DRAIN)) == _DRAIN:
+            while len(os.read(descriptor, _DRAIN)) == _DRAIN:
                 pass
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EINTR):
@@ -96,16 +157,34 @@ class Doorbell(object):
         if descriptor is None:
             return
         os.close(descriptor)
-        if self._pid == forks.pid():
+        if self._pid == os.getpid():
             unlink(self.path)
+
+    def forked(self):
+        """In a child: it is the parent's."""
+        self.close()
+
+
+def _share(path, name):
+    """Give a FIFO the group of its segment, whose users are to ring it; ours may be another."""
+    try:
+        os.chown(path, -1, os.stat(os.path.join(runtime_folder(), name.strip("/"))).st_gid)
+    except OSError:
+        # Not in that group, or it cannot be seen (macOS): rung or not, its owner looks itself.
+        pass
 
 
 class Ringer(object):
-    """Rings the doorbells of others."""
+    """Rings the doorbells of others, for any number of threads.
+
+    Whoever rings one takes its descriptor out of those that are kept, and puts it back when
+    done. So no thread closes what another one writes to, and no lock is needed.
+    """
 
     def __init__(self, name):
         self._name = name
         self._open = {}
+        self._closed = False
 
     def ring(self, number):
         """Ring; False if its receiver is gone (its FIFO, if any is left, is removed then).
@@ -113,51 +192,61 @@ class Ringer(object):
         Cost: one write of a byte, 1 us, and an open before the first.
         """
         path = path_of(self._name, number)
-        descriptor = self._open.get(number)
+        descriptor = self._open.pop(number, None)
         kept = descriptor is not None
+        rung = again = False
         try:
             if not kept:
                 descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
                 close_on_exec(descriptor)
                 if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-                    os.close(descriptor)
                     return False
-                self._keep(number, descriptor)
             os.write(descriptor, b"!")
             rung = True
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EINTR):
-                rung = True
-            elif error.errno in (errno.ENXIO, errno.EPIPE, errno.ENOENT, errno.ENOTDIR):
-                self._forget(number)
+            if error.errno in (errno.ENXIO, errno.EPIPE, errno.ENOENT, errno.ENOTDIR):
                 unlink(path)
-                return False
             elif error.errno in (errno.EMFILE, errno.ENFILE) and self._open:
-                # Out of descriptors: those kept for speed go first.
-                self.close()
-                return self.ring(number)
+                again = True
             else:
-                raise
-        if not kept and not _pipe_signal_ignored():
-            # Writing to a kept one whose reader died would end this process.
-            self._forget(number)
+                # Full, which is as good. Or out of descriptors all the same, or not admitted:
+                # what it is rung for has been done, and is not to seem to have failed; the
+                # receiver looks by itself.
+                rung = True
+        finally:
+            # Writing to a kept one whose reader died would end a process that minds SIGPIPE.
+            if rung and descriptor is not None and (kept or _pipe_signal_ignored()):
+                self._keep(number, descriptor)
+            elif descriptor is not None:
+                os.close(descriptor)
+        if again:
+            # Out of descriptors: those kept for speed go first.
+            self._drop_kept()
+            return self.ring(number)
         return rung
 
     def close(self):
-        """Close what is kept open."""
+        """Close what is kept open, and keep nothing any more."""
+        self._closed = True
+        self._drop_kept()
+
+    def _drop_kept(self):
         while self._open:
-            _, descriptor = self._open.popitem()
+            try:
+                _, descriptor = self._open.popitem()
+            except KeyError:
+                # Another thread rings it.
+                return
             os.close(descriptor)
 
     def _keep(self, number, descriptor):
         if len(self._open) >= KEPT_OPEN:
-            self.close()
-        self._open[number] = descriptor
-
-    def _forget(self, number):
-        descriptor = self._open.pop(number, None)
-        if descriptor is not None:
+            self._drop_kept()
+        if self._open.setdefault(number, descriptor) != descriptor:
+            # Another thread has rung the same meanwhile.
             os.close(descriptor)
+        if self._closed:
+            self._drop_kept()
 
 
 def sweep(name):
@@ -177,11 +266,14 @@ def sweep(name):
 
 
 def unlink(path):
-    """Remove the FIFO, if it is there still."""
+    """Remove the FIFO, if it is there still, and ours to remove.
+
+    That of another user stays: in a folder with the sticky bit its owner alone can do it.
+    """
     try:
         os.unlink(path)
     except OSError as error:
-        if error.errno != errno.ENOENT:
+        if error.errno not in (errno.ENOENT, errno.EPERM, errno.EACCES):
             raise
 
 
@@ -194,7 +286,8 @@ def _pipe_signal_ignored():
 
 def _poll_with_python(descriptor, seconds):
     poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
+    if descriptor != NO_DESCRIPTOR:
+        poller.register(descriptor, select.POLLIN)
     try:
         return bool(poller.poll(min(seconds, SLICE) * 1000))
     except select.error as error:

@@ -15,13 +15,16 @@ Invariants:
 1. Only the holder of the flock is inside. Exclusion never rests on the semaphore's count.
 2. A token is posted only by the holder of the flock, and only where the count is 0; so the
    count never goes above 1, whatever was lost or done twice before. (Where the system
-   cannot tell the count, only a token that was taken is posted.)
+   cannot tell the count, the poster first takes the token that may be there.)
 3. The busy word is the holder's pid while it is inside. Whoever gets in and finds it set
    knows that the last holder died or was interrupted there: ``acquire`` returns True, and
    the caller rebuilds what is derived before it goes on.
 4. Each thread has an open file description of its own, so a thread's unlock can never
    release what another thread holds, and ``abandon`` may be called at any time, any number
    of times. A forked child closes the inherited ones (never unlocks them) and makes its own.
+5. A thread that may have the flock is marked as inside: from before its first try until after
+   its unlock. A handler's call finds the mark, is refused, and touches nothing: neither in
+   its ``acquire`` nor in the ``abandon`` that follows it.
 
 Use: every bytecode between the call of ``acquire`` and the return of ``release`` lies in one
 ``try`` whose ``except BaseException`` calls ``abandon`` and raises on. So an exception that
@@ -39,7 +42,10 @@ inside::
 
 The function that does this holds the lock in a local variable named ``lock``: that is how a
 call out of a signal handler, into a lock that the interrupted frame holds, is told from a
-hold that an earlier interruption left behind.
+hold that an earlier interruption left behind. Its calls of ``acquire`` and ``abandon`` stand in
+that function itself.
+
+``tests/lock_model.py`` is this protocol, with every interleaving of it explored.
 """
 import errno
 import fcntl
@@ -62,6 +68,9 @@ FIRST_NAP, LONGEST_NAP = 0.00005, 0.02
 TOKEN_NAP = 0.0002
 """Seconds between tries for a token where waiting for one is no good."""
 
+LOCKS = "/proc/locks"
+"""Where Linux tells who holds which lock."""
+
 COUNT_SUPPORTED = posix_ipc.SEMAPHORE_VALUE_SUPPORTED
 TIMEOUT_SUPPORTED = posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED
 
@@ -74,24 +83,36 @@ _MAIN_THREAD = getattr(threading, "_MainThread")  # noqa: B009 (2.7 has no main_
 
 
 class _Holder(object):
-    """One thread's own view of the lock: its descriptor, and whether it is inside."""
+    """One thread's own view of the lock.
 
-    __slots__ = ("descriptor", "descriptors", "inside", "token")
+    ``descriptor``: of its own open file description. ``inside``: whether it is on its way in,
+    inside, or on its way out. ``token``: whether it has one. ``refused``: the frame of a
+    handler whose call was refused, until that has abandoned.
+    """
+
+    __slots__ = ("descriptor", "descriptors", "inside", "refused", "token")
 
     def __init__(self, descriptor, descriptors):
         self.descriptor = descriptor
         self.descriptors = descriptors
         self.inside = False
         self.token = False
+        self.refused = None
         descriptors.add(descriptor)
 
-    def __del__(self):
-        # The thread ended (or the lock was dropped). Whoever empties the set closes, once.
+    def close(self):
+        """Give the descriptor up. Whoever takes it out of the set closes it, once."""
         try:
             self.descriptors.remove(self.descriptor)
-        except KeyError:
+        except (AttributeError, KeyError):
+            # Closed already; or what made this one was interrupted.
             return
-        os.close(self.descriptor)
+        descriptor, self.descriptor = self.descriptor, None
+        os.close(descriptor)
+
+    def __del__(self):
+        # The thread ended, or the lock was dropped.
+        self.close()
 
 
 class _Holders(threading.local):
@@ -99,6 +120,14 @@ class _Holders(threading.local):
 
     def __init__(self, open_description, descriptors):
         self.mine = _Holder(open_description(), descriptors)
+
+
+class _NoHolders(object):
+    """Of a lock that was closed before a fork: the parent's holders have no descriptors here."""
+
+    @property
+    def mine(self):
+        raise LayerClosed(CLOSED)
 
 
 class SegmentLock(object):
@@ -148,12 +177,13 @@ class SegmentLock(object):
         """
         if forks.NEEDS_CHECK:
             forks.check()
-        if self._closed:
-            # Before a holder is made: there is nothing left to open for a new thread.
-            raise LayerClosed(CLOSED)
         holder = self._holders.mine
         if holder.inside:
-            self._recover_own()
+            self._recover_own(holder)
+        if self._closed:
+            raise LayerClosed(CLOSED)
+        # Before the flock may be ours: a handler that calls in from here on is to be refused.
+        holder.inside = True
         try:
             self._semaphore.acquire(0)
             holder.token = True
@@ -165,7 +195,6 @@ class SegmentLock(object):
             if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR):
                 raise
             self._wait(holder)
-        holder.inside = True
         words = self._words
         if words is None:
             if self._closed:
@@ -190,10 +219,23 @@ class SegmentLock(object):
     def abandon(self):
         """Give up whatever this thread has of the lock, after an exception at any point.
 
-        The busy word stays as it is: if it was set, the next holder rebuilds.
+        The busy word stays as it is: if it was set, the next holder rebuilds. Whoever
+        ``acquire`` refused as a handler's call has nothing of the lock, and gives up nothing.
         """
         holder = self._holders.mine
-        if self._try_flock(holder.descriptor):
+        refused, holder.refused = holder.refused, None
+        if refused is not None and refused is sys._getframe(1):  # noqa: SLF001 (as below)
+            return
+        try:
+            self._let_go(holder)
+        except BaseException:
+            # One more handler raised, while the first exception was on its way here.
+            self._let_go(holder)
+            raise
+
+    def _let_go(self, holder):
+        holder.inside = True
+        if holder.descriptor is not None and self._try_flock(holder.descriptor):
             # The token may or may not have been ours. Invariant 2 makes posting safe.
             self._post(holder)
             _flock(holder.descriptor, _UNLOCK)
@@ -202,22 +244,28 @@ class SegmentLock(object):
     def close(self):
         """Let nobody of this process in any more. The caller is inside, and abandons.
 
-        Descriptors go when their threads or this object do: another thread may be waiting
-        with one in its hand. So may one on the semaphore, which is closed only if no other
-        thread has ever come by.
+        The caller's descriptor goes at once: of a segment that was removed, it would keep the
+        memory. Those of other threads go with them or with this object, since one may be
+        waiting with it in its hand. So may one on the semaphore, which is closed only if no
+        other thread has ever come by.
         """
-        self._closed = True
-        self._words = None
-        self._open_description = None
-        self.abandon()
+        try:
+            self._closed = True
+            self._words = None
+            self._open_description = None
+        finally:
+            self.abandon()
         if len(self._descriptors) <= 1:
             self._semaphore.close()
+        self._holders.mine.close()
 
     def forked(self):
         """In a child: the parent's descriptors are not ours, nor are its threads."""
         self._close_descriptors()
         self._descriptors = set()
-        if not self._closed:
+        if self._closed:
+            self._holders = _NoHolders()
+        else:
             self._holders = _Holders(self._open_description, self._descriptors)
 
     def _close_descriptors(self):
@@ -229,13 +277,21 @@ class SegmentLock(object):
             if COUNT_SUPPORTED:
                 if self._semaphore.value == 0:
                     self._semaphore.release()
-            elif holder.token:
+            else:
+                self._take_spare()
                 self._semaphore.release()
         except posix_ipc.ExistentialError:
             # Closed, so whoever closed it has posted.
             if not self._closed:
                 raise
         holder.token = False
+
+    def _take_spare(self):
+        """So that the token which is posted next is the only one, where there is no count."""
+        try:
+            self._semaphore.acquire(0)
+        except posix_ipc.BusyError:
+            pass
 
     def _try_flock(self, descriptor):
         try:
@@ -279,21 +335,38 @@ class SegmentLock(object):
                 self._give_up(holder)
 
     def _give_up(self, holder):
-        # A token that we have goes with us: the live holder will post one (invariant 2).
+        # A token that we have goes with us: the live holder posts one (invariant 2).
         holder.token = False
-        pid = self._words[self._busy] if self._words is not None else 0
         raise LockTimeout(
             "{0} has been locked for more than {1} s by {2}. If that process is stopped, "
             "continue it (kill -CONT) or end it; the lock is free the moment it is gone.".format(
                 self.name,
                 self.lock_timeout,
-                "process {0}".format(pid) if pid else "a process that has not left its pid yet",
+                self._who(holder),
             )
         )
 
-    def _recover_own(self):
+    def _who(self, holder):
+        """Name who is inside.
+
+        By the kernel, if it tells: it knows from the flock on, and numbers as this process
+        does. The busy word comes later, goes earlier, is not known before ``guard``, and
+        holds the pid as the holder's pid namespace has it.
+        """
+        pid = _flock_owner(holder.descriptor)
+        if pid:
+            return "process {0}".format(pid)
+        words = self._words
+        left = words[self._busy] if words is not None else 0
+        if not left:
+            return "a process that has not left its pid yet"
+        where = "" if pid is None else ", as another pid namespace numbers it"
+        return "process {0}{1}".format(left, where)
+
+    def _recover_own(self, holder):
         """This thread counts as inside already: re-entered, or left there by an exception."""
-        frame = sys._getframe(2).f_back  # noqa: SLF001 (the documented way to one's frames)
+        holder.refused = caller = sys._getframe(2)  # noqa: SLF001 (the way to one's frames)
+        frame = caller.f_back
         while frame is not None:
             if frame.f_locals.get("lock") is self:
                 raise ReentrantCall(
@@ -301,7 +374,28 @@ class SegmentLock(object):
                     "thread was inside it; set a flag there, and send from the main flow"
                 )
             frame = frame.f_back
+        holder.refused = None
         self.abandon()
+
+
+def _flock_owner(descriptor):
+    """The pid of who holds the flock of a file.
+
+    0 if that is nobody whom this process can see, None where the kernel does not tell (not
+    Linux, no /proc).
+    """
+    status = os.fstat(descriptor)
+    device = status.st_dev
+    wanted = "{0:02x}:{1:02x}:{2}".format(os.major(device), os.minor(device), status.st_ino)
+    try:
+        with open(LOCKS) as table:
+            # "1: FLOCK  ADVISORY  WRITE 708 00:1a:57 0 EOF"; who only waits has a "->" in it.
+            for fields in map(str.split, table):
+                if fields[1] == "FLOCK" and fields[5] == wanted:
+                    return int(fields[4])
+    except (IOError, OSError):
+        return None
+    return 0
 
 
 def _handles_signals():

@@ -25,18 +25,12 @@ Memory is reserved before it is touched (``reserve``): touching a page that tmpf
 for is a SIGBUS, while a failed reservation is an answer. So is touching what another program
 has cut off (``truncate``): ``replaced`` notices it, and is asked every ``LOOK`` by whoever works
 on the segment.
-
-Only what is ours is used. A name is open to every user of the machine until somebody takes it:
-memory, semaphore or FIFO of another user is refused, unless ``mode`` admits others.
 """
 import errno
-import fcntl
 import hashlib
 import mmap
 import os
-import stat
 import struct
-import sys
 import zlib
 
 import posix_ipc
@@ -44,6 +38,16 @@ import six
 
 from asgi_ipc._shm import clock, forks
 from asgi_ipc._shm.lock import CLOSED, SegmentLock
+from asgi_ipc._shm.opening import (
+    NO_MEMORY,
+    SHM_FOLDER,
+    close_on_exec,
+    forbidden,
+    no_room,
+    open_memory,
+    open_semaphore,
+    unusable,
+)
 from asgi_ipc.errors import LayerClosed, SegmentError
 
 MAGIC, LAYOUT, KIND, SIZE, BUSY, EPOCH, KEY, SEAL = range(8)
@@ -52,17 +56,9 @@ _UNSIGNED = struct.Struct("=Q")
 _SEALED = struct.Struct("=4Q")
 MAGIC_VALUE = _UNSIGNED.unpack(b"ASGI_IPC")[0]
 PAGE = mmap.PAGESIZE
-_NO_MEMORY = (errno.ENOSPC, errno.EFBIG, errno.ENOMEM, errno.EDQUOT)
-_NOT_A_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR)
-
-SHM_FOLDER = "/dev/shm" if sys.platform.startswith("linux") and os.path.isdir("/dev/shm") else None
-"""Where the system shows shared memory as files; None where it does not (macOS)."""
 
 LOOK = clock.SECOND // 100
 """Nanoseconds after which one who works on a segment looks whether it is still there."""
-
-SEMAPHORE_BYTES = 16
-"""No system's semaphore is smaller, as a file."""
 
 
 def runtime_folder():
@@ -86,11 +82,6 @@ def view_words(memory):
     import ctypes
 
     return (ctypes.c_uint64 * (len(memory) // 8)).from_buffer(memory)
-
-
-def prefix_of(name):
-    """The prefix of a segment's name, which commands take."""
-    return name.strip("/").rsplit("-", 1)[0]
 
 
 def round_up(number, step):
@@ -139,23 +130,22 @@ class Segment(object):
         self._kind = kind
         self._layout = layout
         self._lock_timeout = lock_timeout
-        self.map = self.words = None
+        self.map = self.words = self._descriptor = None
         while not self._attach(round_up(size, PAGE), fixed_bytes, lay_header):
             pass
         forks.watch(self)
 
     def _attach(self, size, fixed_bytes, lay_header):
         """Open, look under the lock, make or validate; False if it was unlinked meanwhile."""
-        self._descriptor = _open_memory(self.name, self.mode)
+        lock = None
         try:
-            semaphore = _open_semaphore(self.name, self.mode)
-        except BaseException:
-            self._close()
-            raise
-        self.lock = lock = SegmentLock(
-            semaphore, self._open_description, self._lock_timeout, self.name
-        )
-        try:
+            self._descriptor = open_memory(self.name, self.mode)
+            self.lock = lock = SegmentLock(
+                open_semaphore(self.name, self.mode),
+                self._open_description,
+                self._lock_timeout,
+                self.name,
+            )
             lock.acquire()
             status = os.fstat(self._descriptor)
             attached = status.st_nlink != 0 or SHM_FOLDER is None
@@ -164,33 +154,36 @@ class Segment(object):
                 lock.guard(self.words, BUSY)
                 self._number = self.words[KEY]
                 self._key = _UNSIGNED.pack(self._number)
-        except BaseException:
-            lock.close()
+                # Not release(): the busy word may be another's, who died inside.
+                lock.abandon()
+            else:
+                lock.close()
+                self._close()
+        except BaseException as error:
+            if lock is not None:
+                lock.close()
             self._close()
+            if isinstance(error, EnvironmentError):
+                text = "cannot attach the shared memory {0}: {1}".format(self.name, error)
+                raise SegmentError(text)
             raise
-        if not attached:
-            lock.close()
-            self._close()
-            return False
-        # Not release(): the busy word may be another's, who died inside.
-        lock.abandon()
-        return True
+        return attached
 
     def _make_or_map(self, found_size, size, fixed_bytes, lay_header):
         if found_size == 0:
             try:
                 os.ftruncate(self._descriptor, size)
             except (IOError, OSError) as error:
-                if error.errno not in _NO_MEMORY:
+                if error.errno not in NO_MEMORY:
                     raise
-                raise SegmentError(self._no_room(size))
+                raise SegmentError(no_room(self.name, size))
             found_size = size
         if found_size < PAGE or found_size % 8:
             raise SegmentError(self._stranger("it is too small ({0} bytes)".format(found_size)))
         self.size = found_size
         # The header page has to be there before the first look at it.
         if not self.reserve(0, PAGE):
-            raise SegmentError(self._no_room(PAGE))
+            raise SegmentError(no_room(self.name, PAGE))
         self.map = mmap.mmap(self._descriptor, found_size)
         self.words = words = view_words(self.map)
         if words[MAGIC] == 0 and words[SEAL] == 0 and (
@@ -206,7 +199,7 @@ class Segment(object):
     def _make(self, fixed, lay_header):
         words = self.words
         if not self.reserve(PAGE, fixed):
-            raise SegmentError(self._no_room(fixed))
+            raise SegmentError(no_room(self.name, fixed))
         words[LAYOUT] = self._layout
         words[KIND] = self._kind
         words[SIZE] = self.size
@@ -246,10 +239,19 @@ class Segment(object):
         try:
             _fallocate(self._descriptor, first, end - first)
         except (IOError, OSError) as error:
-            if error.errno not in _NO_MEMORY:
+            if error.errno not in NO_MEMORY:
                 raise
             return False
         return True
+
+    def give_back(self, first, end):
+        """Return the memory of whole pages from ``first`` to ``end`` (bytes) to the system.
+
+        They read as zeros then. Where the system cannot do it, they stay.
+        """
+        first, end = round_up(first, PAGE), end // PAGE * PAGE
+        if SHM_FOLDER is not None and first < end:
+            _punch(self._descriptor, first, end - first)
 
     def replaced(self):
         """Whether others no longer come here: the name was unlinked, or the memory made anew.
@@ -258,9 +260,9 @@ class Segment(object):
 
         :raises SegmentError: it was cut short, and touching it would end this process.
         """
-        if self._descriptor is None:
+        status = self._status()
+        if status is None:
             return False
-        status = os.fstat(self._descriptor)
         if SHM_FOLDER is not None and status.st_nlink == 0:
             return True
         if status.st_size < self.size:
@@ -279,7 +281,21 @@ class Segment(object):
 
     def cut_short(self):
         """Whether another program has cut the memory: touching it would end this process."""
-        return self._descriptor is not None and os.fstat(self._descriptor).st_size < self.size
+        status = self._status()
+        return status is not None and status.st_size < self.size
+
+    def _status(self):
+        """What ``fstat`` says of the memory; None once it is closed."""
+        descriptor = self._descriptor
+        if descriptor is None:
+            return None
+        try:
+            return os.fstat(descriptor)
+        except OSError as error:
+            # Another thread has closed it meanwhile.
+            if error.errno != errno.EBADF or self._descriptor is not None:
+                raise
+            return None
 
     def hash(self, data):
         """Hash bytes to 64 bits with the segment's random key, never to 0. Cost: 1 us.
@@ -291,7 +307,8 @@ class Segment(object):
 
     def memory_used(self):
         """Bytes of real memory that the segment holds."""
-        return os.fstat(self._descriptor).st_blocks * 512
+        status = self._status()
+        return status.st_blocks * 512 if status is not None else 0
 
     def close(self):
         """Detach. The segment stays for others; ``unlink`` removes it. Twice is once."""
@@ -303,13 +320,14 @@ class Segment(object):
             if not lock.acquire() and lock.guarded:
                 # Nothing was begun, so nobody has to rebuild for it.
                 self.words[BUSY] = 0
+            # From here on nobody of this process comes in, who would want the words.
+            lock.close()
         except LayerClosed:
-            return
+            # Perhaps an earlier close was interrupted.
+            pass
         except BaseException:
             lock.abandon()
             raise
-        self._release_words()
-        lock.close()
         self._close()
 
     def forked(self):
@@ -318,17 +336,19 @@ class Segment(object):
 
     def _close(self):
         self._release_words()
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        # Interrupted here it stays open, rather than be closed twice: by then its number may be
+        # that of another file.
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def _release_words(self):
-        words, self.words = self.words, None
-        if hasattr(words, "release"):
-            words.release()
-        memory, self.map = self.map, None
-        if memory is not None and six.PY3:
-            memory.close()
+        if hasattr(self.words, "release"):
+            self.words.release()
+        self.words = None
+        if self.map is not None and six.PY3:
+            self.map.close()
+        self.map = None
 
     def _open_description(self):
         """A new open file description of the file whose flock is the lock."""
@@ -339,25 +359,18 @@ class Segment(object):
         else:
             # Not by the segment's name, which may have gone to another one by now.
             path = "/proc/self/fd/{0}".format(self._descriptor)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, self.mode)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, self.mode)
+        except (IOError, OSError) as error:
+            if error.errno not in (errno.EACCES, errno.EPERM):
+                raise
+            # A thread that is new since this process became another user's.
+            raise SegmentError(forbidden(self.name, os.fstat(self._descriptor)))
         close_on_exec(descriptor)
         return descriptor
 
     def _stranger(self, why):
-        return _unusable(self.name, why)
-
-    def _no_room(self, needed):
-        free = ""
-        if SHM_FOLDER is not None:
-            status = os.statvfs(SHM_FOLDER)
-            free = ", {0} bytes are free in {1}".format(
-                status.f_bavail * status.f_frsize, SHM_FOLDER
-            )
-        return (
-            "no shared memory left for {0}: {1} bytes are needed to begin with{2}. Enlarge it "
-            "(Docker: --shm-size), remove stale segments, or lower message_memory and "
-            "group_memory.".format(self.name, needed, free)
-        )
+        return unusable(self.name, why)
 
 
 def _seal_of(words):
@@ -366,132 +379,34 @@ def _seal_of(words):
     return 1 << 32 | zlib.crc32(constant) & 0xFFFFFFFF
 
 
-def _unusable(name, why):
-    return (
-        "the shared memory {0} cannot be used: {1}. If nothing else needs it, remove it with "
-        "`asgi-ipc rm {2}`, or choose another prefix.".format(name, why, prefix_of(name))
-    )
-
-
-def _open_memory(name, mode):
-    """Open or create the memory, never sizing it; return the descriptor."""
-    try:
-        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREAT, mode=mode, size=0)
-    except posix_ipc.PermissionsError:
-        raise SegmentError(_forbidden(name, name.strip("/")))
-    except (posix_ipc.Error, IOError, OSError) as error:
-        if getattr(error, "errno", None) in _NOT_A_FILE:
-            raise SegmentError(_unusable(name, "what has its name in /dev/shm is something else"))
-        raise SegmentError("cannot open the shared memory {0}: {1}".format(name, error))
-    try:
-        close_on_exec(memory.fd)
-        status = os.fstat(memory.fd)
-        _refuse_other_files(name, status)
-        _refuse_strangers(name, status, mode)
-        if _ours_to_open(status, mode):
-            os.fchmod(memory.fd, mode)
-    except BaseException:
-        os.close(memory.fd)
-        raise
-    return memory.fd
-
-
-def _open_semaphore(name, mode):
-    file_name = "sem." + name.strip("/")
-    path = os.path.join(SHM_FOLDER, file_name) if SHM_FOLDER is not None else None
-    status = _status(path)
-    if status is not None:
-        # The C library maps what it finds, whatever it is.
-        _refuse_other_files(name, status, SEMAPHORE_BYTES)
-        _refuse_strangers(file_name, status, mode)
-    try:
-        semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREAT, mode=mode, initial_value=1)
-    except posix_ipc.PermissionsError:
-        raise SegmentError(_forbidden(name, file_name))
-    except (posix_ipc.Error, IOError, OSError) as error:
-        if getattr(error, "errno", None) in _NO_MEMORY:
-            raise SegmentError(
-                "no shared memory left for the semaphore of {0}. Enlarge it (Docker: "
-                "--shm-size), or remove stale segments.".format(name)
-            )
-        raise SegmentError("cannot open the semaphore of {0}: {1}".format(name, error))
-    status = _status(path)
-    if status is not None:
-        try:
-            # Somebody may have been there between the look and the opening.
-            _refuse_strangers(file_name, status, mode)
-            if _ours_to_open(status, mode):
-                os.chmod(path, mode)
-        except BaseException:
-            semaphore.close()
-            raise
-    return semaphore
-
-
-def _status(path):
-    """What ``lstat`` says of a path; None if there is nothing, or no path."""
-    try:
-        return os.lstat(path) if path is not None else None
-    except OSError as error:
-        if error.errno != errno.ENOENT:
-            raise
-        return None
-
-
-def _refuse_other_files(name, status, least=0):
-    if SHM_FOLDER is not None and not (stat.S_ISREG(status.st_mode) and status.st_size >= least):
-        raise SegmentError(_unusable(name, "what has its name in /dev/shm is something else"))
-
-
-def _refuse_strangers(name, status, mode):
-    """Refuse what somebody made whom ``mode`` does not admit."""
-    if status.st_uid == os.geteuid() or mode & 0o006:
-        return
-    if mode & 0o060 and (status.st_gid == os.getegid() or status.st_gid in os.getgroups()):
-        return
-    raise SegmentError(
-        "the shared memory {0} belongs to user {1} and group {2}, and this process runs as user "
-        "{3}. Use another prefix, or have all processes of the site run as one user, or give "
-        "them one group and open the layer with mode=0o660.".format(
-            name, status.st_uid, status.st_gid, os.geteuid()
-        )
-    )
-
-
-def _forbidden(name, file_name):
-    owner = "another user"
-    status = _status(os.path.join(SHM_FOLDER, file_name) if SHM_FOLDER is not None else None)
-    if status is not None:
-        owner = "user {0}".format(status.st_uid)
-    return (
-        "{0} belongs to {1}, who does not admit user {2}. Use another prefix, or open the layer "
-        "with mode=0o660 on both sides.".format(name, owner, os.geteuid())
-    )
-
-
-def _ours_to_open(status, mode):
-    """Whether the umask has taken bits of ``mode`` away which the owner, we, can give back."""
-    return (
-        mode & 0o077 and status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != mode
-    )
-
-
-def close_on_exec(descriptor):
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFD)
-    fcntl.fcntl(descriptor, fcntl.F_SETFD, flags | fcntl.FD_CLOEXEC)
-
-
 def _fallocate(descriptor, first, length):
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, first, length)
         return
     # Python 2.7; the 64 makes the offsets 64 bits wide on every machine.
+    _call(("posix_fallocate64", descriptor), (first, length))
+
+
+def _punch(descriptor, first, length):
+    keep_size, punch_hole = 1, 2
+    try:
+        _call(("fallocate64", descriptor, keep_size | punch_hole), (first, length))
+    except (AttributeError, OSError):
+        # No such call in this C library, or not for this file system.
+        pass
+
+
+def _call(function, offsets):
+    """Call a function of the C library: (its name, ints), then offsets in bytes."""
     import ctypes
 
-    call = ctypes.CDLL(None).posix_fallocate64
-    call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    call = getattr(ctypes.CDLL(None, use_errno=True), function[0])
+    call.argtypes = (ctypes.c_int,) * (len(function) - 1) + (ctypes.c_int64,) * len(offsets)
     number = errno.EINTR
     while number == errno.EINTR:
-        number = call(descriptor, first, length)
+        # The one returns the error's number, the other sets it.
+        number = call(*(function[1:] + offsets))
+        if number < 0:
+            number = ctypes.get_errno()
     if number:
         raise OSError(number, os.strerror(number))

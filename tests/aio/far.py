@@ -64,16 +64,13 @@ class FarProcess:
     def close(self):
         """Let the child come to its end."""
         self._child.stdin.close()
-        assert self._child.wait() == 0
-        self._reader.join()
-        self._child.stdout.close()
-
-    def kill(self):
-        self._child.kill()
-        self._child.wait()
-        self._reader.join()
-        self._child.stdin.close()
-        self._child.stdout.close()
+        try:
+            assert self._child.wait(30) == 0
+        finally:
+            self._child.kill()
+            self._child.wait()
+            self._reader.join()
+            self._child.stdout.close()
 
     def _read(self):
         for line in self._child.stdout:

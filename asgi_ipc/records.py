@@ -1,0 +1,187 @@
+"""Records of messages, and the queues of them that channels have.
+
+Knows what a record consists of, when it is one, and the list of records that an entry's FIRST
+and LAST begin and end; does not know where in the log a record may lie, nor names of channels
+beyond their entries. The caller holds the lock.
+
+A record ends with the store of 0 as its STATE; it begins with something that is not its own
+(``ring``). Invariant: a record is handed out, moved or dropped only if its check holds, which
+binds it to its channel, and if its STATE is sealed by that check. Any other is damage, which is
+found before anything is written.
+"""
+import zlib
+
+from asgi_ipc._shm.words import M32, TWIN, Damage
+from asgi_ipc.layout import (
+    CHECK,
+    CHECKED,
+    COUNT,
+    EXPIRES,
+    FIRST,
+    HASH,
+    HEAD,
+    LAST,
+    LENGTHS,
+    LIVE,
+    MUTABLE,
+    NEXT,
+    R_STATE,
+    RECORD_WORDS,
+    SEQ,
+    TAG_MAGIC,
+    TAIL,
+    live_state,
+)
+
+SMALL = 4096
+"""Bytes up to which joining a payload to its header costs less than writing it apart."""
+
+_pack_checked = CHECKED.pack
+_pack_mutable = MUTABLE.pack
+_crc32 = zlib.crc32
+
+
+class Records(object):
+    """View of the records, and of the queues of them that entries hold.
+
+    :param entry_of: number in a record's tag -> entry in use, or 0.
+    :param lapsed: called with (entry, [local names]) for a message to process-specific
+        channels that expired unread.
+    """
+
+    def __init__(self, words, memory, entry_of, lapsed):
+        self._words = words
+        self._map = memory
+        self._entry_of = entry_of
+        self._lapsed = lapsed
+
+    def write(self, place, previous, number, seed, seq, now, expires, payload, names):
+        """Write a record at ``place``; it does not exist until TAIL is stored.
+
+        :param previous: the channel's last record, or 0.
+        :param number: of the entry.
+        :param seed: of the entry's checks.
+        :returns: the words it takes.
+        :raises Damage: ``previous`` is not a record of the channel, or not an earlier one.
+        """
+        size = len(payload) + len(names)
+        need = RECORD_WORDS + (size + 7 >> 3)
+        tag = TAG_MAGIC << 56 | number << 32 | need
+        if previous:
+            words = self._words
+            if (words[previous] ^ tag) >> 32 or words[previous + SEQ] >= seq:
+                raise Damage("a queue does not end in an earlier record of its channel")
+        checked = _pack_checked(seq, now, expires, len(payload) << 32 | len(names))
+        seed ^= need
+        begin = place * 8
+        if size <= SMALL:
+            checked += payload + names
+            check = _crc32(checked, seed) & M32
+            self._map[begin : begin + 72 + size] = (
+                _pack_mutable(tag, check << 32 | 1, 0, previous, check) + checked
+            )
+            return need
+        check = _crc32(names, _crc32(payload, _crc32(checked, seed))) & M32
+        body = begin + 72 + len(payload)
+        self._map[begin : begin + 72] = (
+            _pack_mutable(tag, check << 32 | 1, 0, previous, check) + checked
+        )
+        self._map[begin + 72 : body] = payload
+        self._map[body : body + len(names)] = names
+        return need
+
+    def link(self, entry, record):
+        """Append a record that exists to its entry's queue."""
+        words = self._words
+        last = words[entry + LAST]
+        if last:
+            words[last + NEXT] = record
+        else:
+            words[entry + FIRST] = record
+        words[entry + LAST] = record
+        words[entry + COUNT] += 1
+        words[LIVE] += (words[record] & M32) * TWIN
+
+    def read(self, record, seed):
+        """Return (payload, names, offset of the first name to serve) of a live record.
+
+        :raises Damage: its check does not hold, or it is not live.
+        """
+        words = self._words
+        size = words[record] & M32
+        lengths = words[record + LENGTHS]
+        length, more = lengths >> 32, lengths & M32
+        state = words[record + R_STATE]
+        check = words[record + CHECK]
+        offset = (state & M32) - 1
+        if RECORD_WORDS + (length + more + 7 >> 3) != size or state >> 32 ^ check != offset:
+            raise Damage("a queue leads to what is no live record")
+        begin = (record + SEQ) * 8
+        checked = self._map[begin : begin + 32 + length + more]
+        if _crc32(checked, seed ^ size) & M32 != check:
+            raise Damage("a record's check does not hold")
+        if more:
+            return checked[32 : 32 + length], checked[32 + length :], offset
+        return checked[32:], b"", 0
+
+    def serve(self, record, offset):
+        """Move the cursor of a record on to the name at ``offset``: a commit."""
+        words = self._words
+        words[record + R_STATE] = live_state(words[record + CHECK], offset)
+
+    def end_first(self, entry, record):
+        """End the first record of an entry's queue: THE COMMIT, then unlink it."""
+        words = self._words
+        following = words[record + NEXT]
+        count = words[entry + COUNT] - 1
+        live = words[LIVE] - (words[record] & M32) * TWIN
+        if count < 0 or live < 0 or (not following) != (not count):
+            # Found before the commit, so that what is tried again is not done twice.
+            raise Damage("a queue's count is wrong")
+        words[record + R_STATE] = 0
+        words[entry + FIRST] = following
+        if not following:
+            words[entry + LAST] = 0
+        words[entry + COUNT] = count
+        words[LIVE] = live
+        if not live:
+            words[HEAD] = words[TAIL]
+
+    def drop_expired(self, entry, now):
+        """End the records at the front of a queue whose time is up; True if there were any."""
+        words = self._words
+        dropped = False
+        record = words[entry + FIRST]
+        while record and words[record + EXPIRES] <= now:
+            _, names, offset = self.read(record, words[entry + HASH] & M32)
+            self.end_first(entry, record)
+            if names:
+                self._lapsed(entry, names[offset:].decode("ascii").split("\n"))
+            dropped = True
+            record = words[entry + FIRST]
+        return dropped
+
+    def intact(self, place, seed):
+        """Whether the lengths and the check of the record at ``place`` hold."""
+        words = self._words
+        size = words[place] & M32
+        lengths = words[place + LENGTHS]
+        length = (lengths >> 32) + (lengths & M32)
+        if RECORD_WORDS + (length + 7 >> 3) != size:
+            return False
+        begin = (place + SEQ) * 8
+        checked = self._map[begin : begin + 32 + length]
+        return _crc32(checked, seed ^ size) & M32 == words[place + CHECK]
+
+    def alive(self, place, seed):
+        """Whether the record at ``place`` is intact, and its STATE that of a live one."""
+        words = self._words
+        state = words[place + R_STATE]
+        return state >> 32 ^ words[place + CHECK] == (state & M32) - 1 and self.intact(place, seed)
+
+    def _owner(self, tag, record):
+        """The entry of what has to be a live record."""
+        entry = self._entry_of((tag >> 32) & 0xFFFFFF)
+        if not entry or not self.alive(record, self._words[entry + HASH] & M32):
+            raise Damage("the log holds what is no live record")
+        return entry

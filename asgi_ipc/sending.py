@@ -1,0 +1,286 @@
+"""Sending messages: to one queue, or to many with one commit.
+
+Knows queues by name, capacities, what there is room for, and why not; does not know groups, nor
+what a payload is. The half of ``messages.MessageStore`` that is about sending.
+
+A send checks the capacity, has the log find a place, writes the record there, and stores TAIL:
+the commit. Then the record is linked, and who waits is taken off the list, to be rung. ``send`` has
+all of it written out, for a call more costs it a tenth.
+"""
+from asgi_ipc import statistics
+from asgi_ipc._shm.clock import SECOND
+from asgi_ipc._shm.words import M32, Damage
+from asgi_ipc.errors import ChannelFull
+from asgi_ipc.layout import (
+    C_START,
+    COUNT,
+    ENTRY_WORDS,
+    FIRST,
+    FULL,
+    HASH,
+    HEADER_RATES,
+    LAST,
+    LIMIT,
+    LIVE,
+    RATES,
+    RECORD_WORDS,
+    SEQUENCE,
+    TAIL,
+    WAIT_FIRST,
+)
+from asgi_ipc.waiting import Receivers
+
+AT_CAPACITY, NO_MEMORY, NO_ENTRY = 1, 2, 3
+SWEEP_EVERY = 16
+
+EXPIRE_AT_ONCE = 256
+"""Channels that a send for which there is no room looks through for expired messages."""
+
+
+class Senders(Receivers):
+    """The sending side of a message store."""
+
+    def __init__(self, *options):
+        Receivers.__init__(self, *options)
+        self._expiry_hand = 0
+
+    def send(self, queue, local, payload, lifetime, capacity, again=False):
+        """Append a message to a queue.
+
+        Cost: constant, 3.5 us for a small one. A crash inside leaves it sent or not sent.
+
+        :param queue: text, see the module's head.
+        :param local: text, "" for a channel that is not process-specific.
+        :param payload: bytes.
+        :param lifetime: ns until it expires.
+        :param capacity: messages the queue may hold.
+        :raises ChannelFull: the queue is at capacity, or there is no room; nothing is lost.
+        """
+        names = local.encode("ascii") if local else b""
+        need = RECORD_WORDS + (len(payload) + len(names) + 7 >> 3)
+        now = self._clock()
+        if now >= self._next_look:
+            successor = self._look(now)
+            if successor is not None:
+                return successor.send(queue, local, payload, lifetime, capacity)
+        lock = self._lock
+        words = self._words
+        refused = place = 0
+        try:
+            if lock.acquire():
+                self._rebuild()
+            hint = self._hints.get(queue)
+            if hint is None or words[hint[0] + HASH] != hint[1]:
+                hint = self._directory.obtain(queue, now)
+            if hint is None:
+                refused = NO_ENTRY
+                words[HEADER_RATES + FULL] += 1
+            else:
+                entry = hint[0]
+                if words[entry + COUNT] >= capacity:
+                    refused = self._full(entry, capacity, now)
+                if not refused:
+                    place = words[TAIL]
+                    if place + need >= words[LIMIT]:
+                        place = self._room(need, now)
+                if place:
+                    seq = words[SEQUENCE] + 1
+                    self._log.write(
+                        place,
+                        words[entry + LAST],
+                        (entry - self._first_entry) >> 5,
+                        hint[2],
+                        seq,
+                        now,
+                        now + lifetime,
+                        payload,
+                        names,
+                    )
+                    words[TAIL] = place + need  # the commit
+                    words[SEQUENCE] = seq
+                    self._log.link(entry, place)
+                    words[entry + RATES] += 1
+                    if now >= words[entry + RATES + C_START] + SECOND:
+                        self._roll(entry, now)
+                    if words[entry + WAIT_FIRST]:
+                        self._summon(entry, now)
+                    if not seq % SWEEP_EVERY:
+                        self._log.sweep(now)
+                else:
+                    refused = refused or NO_MEMORY
+                    self._count_full(entry)
+            lock.release()
+        except BaseException as error:
+            lock.abandon()
+            if not self._mend(error, again):
+                raise
+            if place and words[TAIL] == place + need:
+                # Sent already; what came after it is rebuilt.
+                self._run(self._nothing)
+            else:
+                self.send(queue, local, payload, lifetime, capacity, again=True)
+            return None
+        if self._to_ring or self._trouble:
+            self._afterwards()
+        if refused:
+            raise ChannelFull(self._why_full(refused, queue, capacity, need))
+        return None
+
+    def send_each(self, targets, payload, lifetime, again=False):
+        """Append one message to many queues, all with one commit.
+
+        Cost: the queues. A crash inside leaves it sent to all or to none.
+
+        :param targets: list of (queue, names, capacity): the names are the local parts of
+            the process-specific channels in the queue that are to have it, joined by
+            newlines, as bytes; b"" for the queue as such. A queue occurs once.
+        :returns: list of (queue, reason) that are full; the others have it.
+        """
+        now = self._clock()
+        if now >= self._next_look:
+            successor = self._look(now)
+            if successor is not None:
+                return successor.send_each(targets, payload, lifetime)
+        lock = self._lock
+        left, dropped = list(targets), []
+        try:
+            if lock.acquire():
+                self._rebuild()
+            ready = self._choose(left, dropped, now)
+            while ready:
+                self._send_some(ready, left, dropped, payload, now, lifetime)
+            lock.release()
+        except BaseException as error:
+            lock.abandon()
+            if not self._mend(error, again):
+                raise
+            # Those that have it are in ``left`` no longer.
+            return dropped + self.send_each(left, payload, lifetime, again=True)
+        if self._to_ring or self._trouble:
+            self._afterwards()
+        return dropped
+
+    def _choose(self, left, dropped, now):
+        """Return [(entry, seed, queue, names)] of those targets that are not full.
+
+        The others are moved from ``left`` to ``dropped``.
+        """
+        words = self._words
+        ready, fit = [], []
+        for target in left:
+            queue, names, capacity = target
+            hint = self._hints.get(queue)
+            if hint is None or words[hint[0] + HASH] != hint[1]:
+                hint = self._directory.obtain(queue, now, [chosen[0] for chosen in ready])
+            if hint is None:
+                dropped.append((queue, NO_ENTRY))
+                words[HEADER_RATES + FULL] += 1
+            elif words[hint[0] + COUNT] >= capacity and self._full(hint[0], capacity, now):
+                dropped.append((queue, AT_CAPACITY))
+                self._count_full(hint[0])
+            else:
+                ready.append((hint[0], hint[2], queue, names))
+                fit.append(target)
+        left[:] = fit
+        return ready
+
+    def _send_some(self, ready, left, dropped, payload, now, lifetime):
+        """Send to as many of ``ready`` as fit in one piece, with one commit.
+
+        They, or the first one if that fits nowhere, go from ``ready`` and ``left``.
+        """
+        words, log = self._words, self._log
+        needs = [RECORD_WORDS + (len(payload) + len(names) + 7 >> 3) for _, _, _, names in ready]
+        while True:
+            need = sum(needs)
+            place = words[TAIL]
+            if place + need >= words[LIMIT]:
+                place = self._room(need, now)
+            if place:
+                break
+            needs = needs[: len(needs) // 2]
+            if not needs:
+                dropped.append((ready[0][2], NO_MEMORY))
+                self._count_full(ready[0][0])
+                del ready[0], left[0]
+                return
+        seq = words[SEQUENCE]
+        written = []
+        for (entry, seed, _, names), length in zip(ready, needs):
+            seq += 1
+            number = (entry - self._first_entry) >> 5
+            log.write(
+                place, words[entry + LAST], number, seed, seq, now, now + lifetime, payload, names
+            )
+            written.append((entry, place))
+            place += length
+        words[TAIL] = place  # the commit
+        del ready[: len(written)], left[: len(written)]
+        words[SEQUENCE] = seq
+        for entry, record in written:
+            log.link(entry, record)
+            words[entry + RATES] += 1
+            if now >= words[entry + RATES + C_START] + SECOND:
+                self._roll(entry, now)
+            if words[entry + WAIT_FIRST]:
+                self._summon(entry, now)
+        log.sweep(now)
+
+    def _full(self, entry, capacity, now):
+        """AT_CAPACITY if a queue is, what has expired being dropped; else 0."""
+        words = self._words
+        self._log.drop_expired(entry, now)
+        count = words[entry + COUNT]
+        if count < capacity:
+            return 0
+        if not words[entry + FIRST] or count * RECORD_WORDS > self._log.live:
+            # It would be full for ever.
+            raise Damage("a queue's count is wrong")
+        return AT_CAPACITY
+
+    def _count_full(self, entry):
+        self._words[entry + RATES + FULL] += 1
+        self._words[HEADER_RATES + FULL] += 1
+
+    def _room(self, need, now):
+        """Where ``need`` words fit, or 0 after everything has been tried."""
+        place = self._log.make_room(need, now)
+        if not place and self._expire_some(now):
+            place = self._log.make_room(need, now)
+        return place
+
+    def _expire_some(self, now):
+        """Drop what has expired in a few channels, a hand moving on; True if there was any."""
+        words, slots = self._words, self._directory.slots
+        dropped = False
+        for _ in range(min(EXPIRE_AT_ONCE, slots.high)):
+            self._expiry_hand = (self._expiry_hand + 1) % slots.high
+            entry = slots.start + self._expiry_hand * ENTRY_WORDS
+            if words[entry + FIRST]:
+                dropped = self._log.drop_expired(entry, now) or dropped
+        return dropped
+
+    def _roll(self, entry, now):
+        statistics.roll(self._words, entry + RATES, now)
+        if now >= self._words[HEADER_RATES + C_START] + SECOND:
+            statistics.roll(self._words, HEADER_RATES, now)
+
+    def _why_full(self, refused, queue, capacity, need):
+        if refused == AT_CAPACITY:
+            return (
+                "{0} holds {1} messages, its capacity. Read it faster, send later, or raise "
+                "capacity (or channel_capacity for this channel).".format(queue, capacity)
+            )
+        if refused == NO_ENTRY:
+            return (
+                "no room to enter the channel {0}: all {1} channels that message_memory={2} has "
+                "room for hold messages or waiting receivers. Raise message_memory.".format(
+                    queue, self._directory.slots.max, self.size
+                )
+            )
+        return (
+            "no memory for a message of {0} bytes on {1}: {2} of {3} bytes in use. Read faster, "
+            "raise message_memory, or make room in the system's shared memory.".format(
+                need * 8, queue, (self._words[LIVE] & M32) * 8, self.size
+            )
+        )

@@ -1,0 +1,398 @@
+"""The protocol of ``asgi_ipc/_shm/lock.py`` as a model, to explore every interleaving of it.
+
+The protocol, step by step, is ``Lock`` below. Its methods have the names of ``SegmentLock``'s,
+and do in the same order what those do. Each ``yield`` is a step: it touches what processes
+share, and is named after the code that takes it. All between two yields is the process's own.
+
+Shared are the semaphore's count; the flock, which the kernel drops when its holder dies; the
+busy word; and whether the data of the section are torn, that is, half written.
+
+At every step it may happen that
+
+* any other process moves instead, for as long as it likes. So one that is stopped is covered,
+  and so are threads, since each thread has an open file description of its own;
+* the process dies, and a new one attaches in its place;
+* a signal's handler raises, before the step or after it, when nothing has looked at its result;
+* a handler calls the lock, and swallows what it gets;
+* a wait for a token ends in vain, or the time for waiting is over.
+
+In ``lock_explorer.py``, ``unfold`` follows one process through every answer that its steps can
+get and all of the above, and returns its Graph: finite, as one that has left forgets what it did.
+``Explorer`` lets several such processes run into one another, and visits each state that they
+can reach, by however many operations, deaths and interruptions: there is no bound on them.
+Processes are alike, so two states that differ in their order are one. What must hold in each
+of them stands in ``problem_of`` below, and in ``Explorer.check_progress``.
+
+``lock_trace.py`` has the real code unfolded by the same ``unfold``, over a semaphore, a flock
+and words that answer what they are told to. ``differences`` compares the two Graphs, step by
+step and by the names of the methods that take them: so the model says what the code does.
+"""
+
+from collections import namedtuple
+
+
+class Raised(Exception):
+    """What a signal's handler raises."""
+
+
+class LockTimeout(Exception):
+    """Somebody alive was inside for ``lock_timeout``."""
+
+
+class ReentrantCall(Exception):
+    """A handler called the lock while its thread was inside."""
+
+
+class LayerClosed(Exception):
+    """The lock was closed."""
+
+
+ERRORS = (Raised, LockTimeout, ReentrantCall, LayerClosed)
+
+
+# -- the protocol --------------------------------------------------------------------------
+
+
+class Holder(object):
+    """What a thread itself knows of its hold."""
+
+    def __init__(self):
+        self.inside = False
+        self.token = False
+        self.refused = None
+
+
+class Lock(object):
+    """``SegmentLock``, as one thread uses it. ``frame`` is 0, and 1 in a handler's call."""
+
+    count_supported = True
+    timeout_supported = True
+
+    def __init__(self):
+        self.holder = Holder()
+        self.guarded = False
+        self.closed = False
+        self.frame = 0
+
+    def acquire(self):
+        holder = self.holder
+        if holder.inside:
+            yield from self._recover_own(holder)
+        if self.closed:
+            raise LayerClosed
+        holder.inside = True
+        alone = False
+        if (yield "semaphore.acquire(0)"):
+            holder.token = True
+            alone = yield "flock(TRY)"
+        if not alone:
+            yield from self._wait(holder)
+        if not self.guarded:
+            return False
+        if (yield "words[busy]"):
+            yield "words[busy] = pid"
+            return True
+        yield "words[busy] = pid"
+        return False
+
+    def release(self):
+        holder = self.holder
+        if self.guarded:
+            yield "words[busy] = 0"
+        yield from self._post(holder)
+        yield "flock(UNLOCK)"
+        holder.inside = False
+
+    def abandon(self):
+        holder = self.holder
+        refused, holder.refused = holder.refused, None
+        if refused is not None and refused == self.frame:
+            return
+        try:
+            yield from self._let_go(holder)
+        except Raised:
+            yield from self._let_go(holder)
+            raise
+
+    def _let_go(self, holder):
+        holder.inside = True
+        if (yield from self._try_flock()):
+            yield from self._post(holder)
+            yield "flock(UNLOCK)"
+        holder.inside = False
+
+    def close(self):
+        self.closed = True
+        self.guarded = False
+        yield from self.abandon()
+
+    def _post(self, holder):
+        if self.count_supported:
+            if not (yield "semaphore.value"):
+                yield "semaphore.release()"
+        else:
+            yield from self._take_spare()
+            yield "semaphore.release()"
+        holder.token = False
+
+    def _take_spare(self):
+        yield "semaphore.acquire(0)"
+
+    def _try_flock(self):
+        return (yield "flock(TRY)")
+
+    def _take_token(self):
+        return (yield "semaphore.acquire(seconds)")
+
+    def _wait(self, holder):
+        while True:
+            if not holder.token:
+                holder.token = yield from self._take_token()
+            if (yield from self._try_flock()):
+                return
+            if (yield "clock.now() >= deadline"):
+                yield from self._give_up(holder)
+
+    def _give_up(self, holder):
+        holder.token = False
+        if self.guarded:
+            yield "words[busy]"
+        raise LockTimeout
+
+    def _recover_own(self, holder):
+        holder.refused = self.frame
+        if self.frame:
+            raise ReentrantCall
+        holder.refused = None
+        yield from self.abandon()
+
+
+# -- who uses it ---------------------------------------------------------------------------
+
+
+class World(object):
+    """What a process has: its lock. ``new_lock`` makes one."""
+
+    def __init__(self, new_lock):
+        self.new_lock = new_lock
+        self.lock = None
+
+
+def life(world):
+    """One process: it attaches, uses the lock as often as it likes, detaches, and so on."""
+    while True:
+        if world.lock is None:
+            yield "away"
+            action = attach
+        else:
+            # A detach that a handler's exception ended leaves the lock closed, and there.
+            todo = yield "rest, closed" if world.lock.closed else "rest"
+            action = {"use": use, "detach": detach}[todo]
+            del todo
+        try:
+            yield from action(world)
+        except ERRORS:
+            pass
+
+
+def use(world):
+    """As every user does; the work tears the data for a while."""
+    lock = world.lock
+    try:
+        if (yield from lock.acquire()):
+            yield "rebuild begins"
+            yield "rebuild ends"
+        yield "work begins"
+        yield "work ends"
+        yield from lock.release()
+    except ERRORS:
+        yield from lock.abandon()
+        raise
+
+
+def attach(world):
+    """As a segment attaches: nothing that a rebuild would mend is looked at."""
+    lock = world.lock = world.new_lock()
+    try:
+        yield from lock.acquire()
+        lock.guarded = True
+        yield from lock.abandon()
+    except ERRORS:
+        try:
+            yield from lock.close()
+        finally:
+            world.lock = None
+        raise
+
+
+def detach(world):
+    """As a segment is closed."""
+    lock = world.lock
+    try:
+        if not (yield from lock.acquire()):
+            yield "words[busy] = 0"
+        yield from lock.close()
+    except LayerClosed:
+        pass
+    except ERRORS:
+        yield from lock.abandon()
+        raise
+    world.lock = None
+
+
+ANSWERS = {
+    "away": (None,),
+    "rest": ("use", "detach"),
+    "rest, closed": ("use", "detach"),
+    "semaphore.acquire(0)": (True, False),
+    "semaphore.acquire(seconds)": (True, False),
+    "semaphore.value": (0, 1),
+    "semaphore.release()": (None,),
+    "flock(TRY)": (True, False),
+    "flock(UNLOCK)": (None,),
+    "words[busy]": (False, True),
+    "words[busy] = pid": (None,),
+    "words[busy] = 0": (None,),
+    "clock.now() >= deadline": (False, True),
+    "rebuild begins": (None,),
+    "rebuild ends": (None,),
+    "work begins": (None,),
+    "work ends": (None,),
+}
+"""The steps, and what each may be answered."""
+
+AT_REST = ("away", "rest", "rest, closed")
+INSIDE = ("rebuild begins", "rebuild ends", "work begins", "work ends")
+
+
+# -- one process, unfolded -----------------------------------------------------------------
+
+Event = namedtuple("Event", "kind answer")
+"""What happens at a step. ``kind`` is one of
+
+"done"       the step is taken, and answered
+"raised"     a handler raises, before the step is taken
+"lost"       the step is taken, and a handler raises before the answer is looked at
+"called"     a handler calls the lock, before the step is taken
+"late call"  the step is taken, and a handler calls before the answer is looked at
+"""
+
+Pause = namedtuple("Pause", "step where depth raised rest")
+"""Where a process is: about to take ``step``, in the methods named in ``where``, ``depth``
+handlers deep, and ``raised`` handlers have raised in this operation. ``rest`` is whatever
+else it may remember: positions in its functions, their variables, its Holder."""
+
+
+def replay(new_lock, history):
+    """Take a new process of the model through ``history``, and return its Pause."""
+    world = World(new_lock)
+    stack = [life(world)]
+    calls = []
+    step = next(stack[0])
+    raised = 0
+    for event in history:
+        kind, answer = event
+        go_on = stack[-1].send, answer
+        if kind in ("raised", "lost"):
+            raised += 1
+            go_on = stack[-1].throw, Raised()
+        elif kind in ("called", "late call"):
+            calls.append((step, kind, answer))
+            stack.append(use(world))
+            world.lock.frame += 1
+            go_on = next, stack[-1]
+        while go_on is not None:
+            try:
+                step = go_on[0](go_on[1])
+                go_on = None
+            except (StopIteration,) + ERRORS:
+                # The handler's call is over.
+                stack.pop()
+                world.lock.frame -= 1
+                step, kind, answer = calls.pop()
+                go_on = (stack[-1].send, answer) if kind == "late call" else None
+        if step in AT_REST:
+            raised = 0
+    return _look(world.lock, stack, calls, step, raised)
+
+
+def _look(lock, stack, calls, step, raised):
+    where = []
+    rest = [tuple(calls)]
+    if lock is not None:
+        rest.extend(sorted(lock.holder.__dict__.items()))
+        rest.extend([lock.guarded, lock.closed])
+    for top in stack:
+        generator = top
+        while generator is not None:
+            where.append(generator.gi_code.co_name)
+            rest.append(generator.gi_frame.f_lasti)
+            rest.extend(plain(generator.gi_frame.f_locals))
+            generator = generator.gi_yieldfrom
+    return Pause(step, tuple(where), len(stack) - 1, raised, tuple(rest))
+
+
+def plain(variables):
+    """Those of a function's variables that are values, but for a descriptor's number."""
+    return sorted(
+        (name, value)
+        for name, value in variables.items()
+        if name != "descriptor" and isinstance(value, (type(None), bool, int, float, str))
+    )
+
+
+# -- what is shared, and what must hold ----------------------------------------------------
+
+Shared = namedtuple("Shared", "count busy torn")
+"""What processes share; but for the flock, of which each knows whether it has it."""
+
+
+def take(step, answer, shared, mine, free):
+    """What is shared when ``step`` was answered so, and whether the flock is ``mine`` then.
+
+    None if it cannot be answered so. ``free``: nobody else has the flock.
+    """
+    count, busy, torn = shared
+    if step in ("semaphore.acquire(0)", "semaphore.acquire(seconds)"):
+        if answer:
+            return (Shared(count - 1, busy, torn), mine) if count else None
+        # A wait may end in vain at any moment; a try does only where there is no token.
+        return (shared, mine) if not count or step == "semaphore.acquire(seconds)" else None
+    if step == "semaphore.value":
+        return (shared, mine) if bool(answer) == bool(count) else None
+    if step == "semaphore.release()":
+        return Shared(count + 1, busy, torn), mine
+    if step == "flock(TRY)":
+        return (shared, mine or answer) if answer == free else None
+    if step == "flock(UNLOCK)":
+        return shared, False
+    if step == "words[busy]":
+        return (shared, mine) if answer == busy else None
+    if step in ("words[busy] = pid", "words[busy] = 0"):
+        return Shared(count, step == "words[busy] = pid", torn), mine
+    if step in INSIDE:
+        return Shared(count, busy, step in ("rebuild begins", "work begins")), mine
+    return shared, mine
+
+
+def problem_of(pause, shared, mine, most_tokens):
+    """Which property it breaks to take the step there; None if none."""
+    step = pause.step
+    if not mine:
+        if step in INSIDE:
+            return "inside without the flock"
+        if step in ("words[busy] = pid", "words[busy] = 0"):
+            return "busy word stored without the flock"
+        if step == "semaphore.release()":
+            return "token posted without the flock"
+    elif step in AT_REST:
+        return "at rest with the flock"
+    if step == "work begins" and shared.torn:
+        return "torn data, and no rebuild"
+    if step == "words[busy] = 0" and shared.torn:
+        return "busy word cleared over torn data"
+    if step == "semaphore.release()" and shared.count >= most_tokens:
+        return "more tokens than there were"
+    if step == "flock(UNLOCK)" and pause.where[-1] == "release" and shared.busy:
+        return "busy word left set"
+    return None

@@ -1,0 +1,311 @@
+"""The real ``SegmentLock``, one step at a time, over things that answer what they are told to.
+
+``replay`` takes it through a history as ``lock_model.replay`` takes the model, and returns the
+same kind of Pause: so ``unfold`` makes the Graph of the real code. Nothing of ``lock.py`` is
+replaced but what it calls: semaphore, flock, words, clock and sleep.
+
+Two more kinds of events are known here, for what happens between two steps:
+
+"raised at"  the step is taken, and a handler raises some bytecodes later
+"called at"  the step is taken, and a handler calls the lock some bytecodes later
+
+Their answer is (the step's answer, how many bytecodes later).
+"""
+import bisect
+import contextlib
+import dis
+import errno
+import os
+import sys
+
+import posix_ipc
+from lock_model import AT_REST, Pause, Raised, plain
+
+from asgi_ipc._shm import lock as lock_module
+from asgi_ipc._shm.lock import SegmentLock
+from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
+
+ERRORS = (Raised, LockTimeout, ReentrantCall, LayerClosed)
+BUSY = 4
+
+
+def replay(history):
+    """Take a new process through ``history``, and return its Pause.
+
+    :returns: None if the last event cannot be: the next step comes before that bytecode.
+    """
+    world = World(history)
+
+    def flock(descriptor, operation):
+        assert descriptor == world.lock._holders.mine.descriptor
+        if operation == lock_module._UNLOCK:
+            world.step("flock(UNLOCK)")
+        elif not world.step("flock(TRY)"):
+            raise OSError(errno.EAGAIN, "held")
+
+    lock_module._flock = flock
+    lock_module.clock = lock_module.time = Clock(world)
+    try:
+        life(world)
+    except Stop:
+        pass
+    except Exception as error:
+        # On it hangs each exception of the history, a page to be shown for every one.
+        error.__context__ = None
+        raise
+    return world.pause
+
+
+class Stop(BaseException):
+    """The history is over."""
+
+
+class World(object):
+    """What the process has, and what is going to happen to it."""
+
+    def __init__(self, history):
+        self.history = list(history)
+        self.lock = None
+        self.pause = None
+        self.depth = 0
+        self.raised = 0
+        self._stopped = False
+        self._handler = None
+        self._bytecodes = 0
+
+    def new_lock(self):
+        return SegmentLock(Semaphore(self), open_description, 10.0, "/p-messages")
+
+    def step(self, name):
+        """Take a step as the history says; at its end, say where we are."""
+        sys.settrace(None)
+        if self._handler is not None or self._stopped:
+            # Over, or the handler's bytecode would have been one after this step.
+            self._stopped = True
+            raise Stop
+        if name in AT_REST:
+            self.raised = 0
+        while self.history:
+            kind, answer = self.history.pop(0)
+            if kind in ("raised", "lost"):
+                self._raise()
+            if kind in ("called", "late call"):
+                self._call()
+            if kind in ("raised at", "called at"):
+                answer, self._bytecodes = answer
+                self._handler = self._raise if kind == "raised at" else self._call
+                self._trace_from(sys._getframe(1))
+            if kind != "called":
+                return answer
+        self._stopped = True
+        self.pause = self._look(name)
+        raise Stop
+
+    def _raise(self):
+        self.raised += 1
+        raise Raised
+
+    def _call(self):
+        self.depth += 1
+        try:
+            use(self)
+        except ERRORS:
+            pass
+        self.depth -= 1
+
+    def _trace_from(self, frame):
+        """Count the bytecodes from here on, and call the handler at the one that it is for."""
+        while frame.f_code is not replay.__code__:
+            if may_be_interrupted(frame):
+                frame.f_trace = self._trace
+                frame.f_trace_opcodes = True
+            frame = frame.f_back
+        sys.settrace(self._trace)
+
+    def _trace(self, frame, event, _):
+        if not may_be_interrupted(frame):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            self._bytecodes -= 1
+            if self._bytecodes < 0:
+                sys.settrace(None)
+                handler, self._handler = self._handler, None
+                handler()
+        return self._trace
+
+    def _look(self, name):
+        where = []
+        rest = []
+        if self.lock is not None:
+            holder = self.lock._holders.mine
+            rest = [holder.inside, holder.token, holder.refused is None]
+            rest.extend([self.lock._words is None, self.lock._closed])
+        frame = sys._getframe(2)
+        while frame.f_code is not replay.__code__:
+            variables = frame.f_locals
+            if is_the_codes(frame):
+                where.append(frame.f_code.co_name)
+                rest.append(position(frame))
+                rest.extend(plain(variables))
+            elif frame.f_code is World.step.__code__:
+                # A handler's call: what the step under it will be answered.
+                rest.append((variables["kind"], variables["answer"]))
+            frame = frame.f_back
+        return Pause(name, tuple(reversed(where)), self.depth, self.raised, tuple(rest))
+
+
+def is_the_codes(frame):
+    """Whether a frame is one of ``lock.py``, or of who uses it."""
+    return frame.f_globals["__name__"] == lock_module.__name__ or frame.f_code in USERS
+
+
+def may_be_interrupted(frame):
+    """Whether handlers come at its bytecodes: where the lock, not a segment, has to bear it."""
+    code = frame.f_code
+    if code.co_name in ("__init__", "__del__"):
+        return False
+    return frame.f_globals["__name__"] == lock_module.__name__ or code is use.__code__
+
+
+_offsets = {}
+
+
+def position(frame):
+    """Where a frame is; ``f_lasti`` may stand behind an instruction whose cache was filled."""
+    code = frame.f_code
+    if code not in _offsets:
+        _offsets[code] = [found.offset for found in dis.get_instructions(code)]
+    return bisect.bisect(_offsets[code], frame.f_lasti)
+
+
+def open_description():
+    return os.open(os.devnull, os.O_RDONLY)
+
+
+class Semaphore(object):
+    def __init__(self, world):
+        self._step = world.step
+
+    def acquire(self, timeout):
+        if not self._step("semaphore.acquire({0})".format("seconds" if timeout else "0")):
+            raise posix_ipc.BusyError
+
+    def release(self):
+        self._step("semaphore.release()")
+
+    @property
+    def value(self):
+        return self._step("semaphore.value")
+
+    def close(self):
+        """Touches nothing that is shared."""
+
+
+class Words(object):
+    def __init__(self, world):
+        self._step = world.step
+
+    def __getitem__(self, index):
+        assert index == BUSY
+        return 77 if self._step("words[busy]") else 0
+
+    def __setitem__(self, index, value):
+        assert index == BUSY
+        self._step("words[busy] = {0}".format("pid" if value else "0"))
+
+
+class Clock(object):
+    """Stands in for the modules ``clock`` and ``time``."""
+
+    SECOND = 1
+
+    def __init__(self, world):
+        self._step = world.step
+
+    def now(self):
+        if "deadline" not in sys._getframe(1).f_locals:
+            return 0
+        return 100 * self._step("clock.now() >= deadline")
+
+    def sleep(self, seconds):
+        """Others may move before any step, so nothing is gained by waiting."""
+
+
+@contextlib.contextmanager
+def capabilities(count=True, timeout=True):
+    """For a while, semaphores can tell their value and take a timeout, or not."""
+    names = "_flock clock time COUNT_SUPPORTED TIMEOUT_SUPPORTED LONGEST_NAP _handles_signals"
+    before = {name: getattr(lock_module, name) for name in names.split()}
+    lock_module.COUNT_SUPPORTED = count
+    lock_module.TIMEOUT_SUPPORTED = timeout
+    lock_module.LONGEST_NAP = lock_module.FIRST_NAP
+    lock_module._handles_signals = lambda: not timeout
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(lock_module, name, value)
+
+
+# -- who uses it: the same as in lock_model ------------------------------------------------
+
+
+def life(world):
+    while True:
+        if world.lock is None:
+            world.step("away")
+            action = attach
+        else:
+            rest = "rest, closed" if world.lock._closed else "rest"
+            action = {"use": use, "detach": detach}[world.step(rest)]
+            del rest
+        try:
+            action(world)
+        except ERRORS:
+            pass
+
+
+def use(world):
+    lock = world.lock
+    try:
+        if lock.acquire():
+            world.step("rebuild begins")
+            world.step("rebuild ends")
+        world.step("work begins")
+        world.step("work ends")
+        lock.release()
+    except BaseException:
+        lock.abandon()
+        raise
+
+
+def attach(world):
+    lock = world.lock = world.new_lock()
+    try:
+        lock.acquire()
+        lock.guard(Words(world), BUSY)
+        lock.abandon()
+    except BaseException:
+        try:
+            lock.close()
+        finally:
+            world.lock = None
+        raise
+
+
+def detach(world):
+    lock = world.lock
+    try:
+        if not lock.acquire():
+            lock._words[BUSY] = 0
+        lock.close()
+    except LayerClosed:
+        pass
+    except BaseException:
+        lock.abandon()
+        raise
+    world.lock = None
+
+
+USERS = tuple(function.__code__ for function in (life, use, attach, detach))

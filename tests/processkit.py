@@ -1,0 +1,253 @@
+"""What tests of processes share: children that stop in the midst, and looks at them from outside."""
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import six
+from storekit import Child
+
+from asgi_ipc._shm import clock
+from asgi_ipc._shm.lock import SegmentLock
+from asgi_ipc._shm.segment import runtime_folder
+
+ACQUIRE = six.get_function_code(six.get_unbound_function(SegmentLock.acquire))
+LEAVE = [
+    six.get_function_code(six.get_unbound_function(method))
+    for method in (SegmentLock.release, SegmentLock.abandon)
+]
+
+LONG_ENOUGH = 60
+"""Seconds after which what has not happened will not."""
+
+
+def eventually(condition, what="it"):
+    """Wait until a condition holds; fail if it does not."""
+    deadline = clock.now() + LONG_ENOUGH * clock.SECOND
+    while not condition():
+        assert clock.now() < deadline, "{0} did not happen".format(what)
+        time.sleep(0.002)
+
+
+def bells(prefix):
+    """The FIFOs of a prefix."""
+    return sorted(
+        name
+        for name in os.listdir(runtime_folder())
+        if name.startswith(prefix + "-") and name.endswith(".bell")
+    )
+
+
+def left_behind(prefix):
+    """What a prefix has in shared memory besides its segments and semaphores."""
+    expected = [
+        "{0}{1}-{2}".format(before, prefix, kind)
+        for before in ("", "sem.")
+        for kind in ("messages", "groups")
+    ]
+    return sorted(
+        name for name in os.listdir(runtime_folder()) if prefix in name and name not in expected
+    )
+
+
+def is_locked(prefix, kind):
+    """Whether somebody holds the flock of a segment: asked of the kernel, not of the lock."""
+    descriptor = os.open(os.path.join(runtime_folder(), prefix + "-" + kind), os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (IOError, OSError):
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def waits(pid, threads=1):
+    """Whether so many threads of a process sleep in poll, as receivers do."""
+    count = 0
+    for thread in os.listdir("/proc/{0}/task".format(pid)):
+        try:
+            with open("/proc/{0}/task/{1}/wchan".format(pid, thread)) as source:
+                count += "poll" in source.read()
+        except (IOError, OSError):
+            pass
+    return count >= threads
+
+
+def children_of(pid):
+    """The pids of the children of a process, in whichever of its threads it started them."""
+    found = []
+    for thread in os.listdir("/proc/{0}/task".format(pid)):
+        with open("/proc/{0}/task/{1}/children".format(pid, thread)) as source:
+            found += [int(child) for child in source.read().split()]
+    return found
+
+
+def descriptors_of(pid="self"):
+    """Where the descriptors of a process lead."""
+    found = []
+    folder = "/proc/{0}/fd".format(pid)
+    for name in os.listdir(folder):
+        try:
+            found.append(os.readlink(os.path.join(folder, name)))
+        except OSError:
+            # The one that listed the folder.
+            pass
+    return sorted(found)
+
+
+def opcodes(frame):
+    """Have a frame traced by opcode, where Python can (3.7 and later)."""
+    if hasattr(frame, "f_trace_opcodes"):
+        frame.f_trace_opcodes = True
+
+
+def at_step(step, act):
+    """A trace function that acts once, at the ``step``-th opcode of what is traced."""
+    left = [step]
+
+    def trace(frame, event, _):
+        opcodes(frame)
+        left[0] -= 1
+        if left[0] == 0:
+            act()
+        return trace
+
+    return trace
+
+
+def at_line(function, count, act):
+    """A trace function that acts once, at the ``count``-th line run in a Python function."""
+    code = six.get_function_code(getattr(function, "__func__", function))
+    left = [count]
+
+    def trace(frame, event, _):
+        if frame.f_code is code and event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                act()
+        return trace
+
+    return trace
+
+
+def when(condition, act):
+    """A trace function that acts once, at the first line at which a condition holds."""
+    acted = []
+
+    def trace(frame, event, _):
+        if event == "line" and not acted and condition():
+            acted.append(True)
+            act()
+        return trace
+
+    return trace
+
+
+def traced(trace, function, *args):
+    """Call under a trace function."""
+    sys.settrace(trace)
+    try:
+        return function(*args)
+    finally:
+        sys.settrace(None)
+
+
+def steps_inside(function, *args):
+    """Call; return the numbers of the steps (see ``at_step``) outside of and inside a lock."""
+    steps = ([], [])
+    count, inside = [0], [False]
+
+    def trace(frame, event, _):
+        opcodes(frame)
+        count[0] += 1
+        if event == "return" and frame.f_code is ACQUIRE:
+            inside[0] = True
+        steps[inside[0]].append(count[0])
+        if event == "return" and frame.f_code in LEAVE:
+            inside[0] = False
+        return trace
+
+    traced(trace, function, *args)
+    return steps
+
+
+def stop_self():
+    """Stop this process, until somebody continues it."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class Stopping(Child):
+    """A child that may stop itself on its way."""
+
+    def stops(self):
+        """Wait until it stops or ends; whether it stopped."""
+        _, status = os.waitpid(self.pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            return True
+        self._status = status
+        return False
+
+    def goes_on(self):
+        """Continue it, and return what its function returns."""
+        os.kill(self.pid, signal.SIGCONT)
+        return self.result()
+
+
+class Paused(object):
+    """A thread that calls a function, and pauses at a step of it until told to go on.
+
+    :param where: called with what is to be done there; returns a trace function.
+    """
+
+    def __init__(self, where, function, *args):
+        self._reached, self._resume = threading.Event(), threading.Event()
+        self._over = threading.Event()
+        self.result = self.error = None
+        self._thread = threading.Thread(target=self._run, args=(where, function) + args)
+        self._thread.start()
+
+    def _run(self, where, function, *args):
+        try:
+            self.result = traced(where(self._pause), function, *args)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._over.set()
+            self._reached.set()
+
+    def _pause(self):
+        self._reached.set()
+        self._resume.wait(LONG_ENOUGH)
+
+    def pauses(self):
+        """Wait until it pauses or is through; whether it paused."""
+        assert self._reached.wait(LONG_ENOUGH)
+        return not self._over.is_set()
+
+    def go_on(self):
+        """Let it go on, and wait for its end."""
+        self._resume.set()
+        self._thread.join(LONG_ENOUGH)
+        assert not self._thread.is_alive()
+
+
+def run_python(function, *args, **options):
+    """Start a Python of its own that calls a function of a module of the tests with texts.
+
+    :param before: words of the command before the interpreter's name.
+    """
+    code = "import sys; sys.path[:0] = {0!r}; import {1}; {1}.{2}(*sys.argv[1:])".format(
+        [path for path in sys.path if path] + [os.getcwd()], function.__module__, function.__name__
+    )
+    command = list(options.pop("before", ())) + [sys.executable, "-c", code]
+    return subprocess.Popen(command + [str(arg) for arg in args], **options)
+
+
+def ends(process):
+    """Wait for the end of a ``Popen``; return its exit status."""
+    eventually(lambda: process.poll() is not None, "the end of a process")
+    return process.returncode

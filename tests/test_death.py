@@ -1,0 +1,102 @@
+"""Death at each step of every operation: the next process goes on at once, and nothing is lost.
+
+A child runs the operation, and SIGKILLs itself before its Nth bytecode. Then another process,
+attached before or attaching now, calls at once. Its call is through within half a second,
+``check()`` is clean, the operation is wholly there or wholly absent, all that was sent before
+is there still, in order, once, and the store goes on working.
+"""
+import os
+import threading
+import time
+
+import pytest
+from scenes import SCENES, parameters
+from stage import HALF_A_SECOND
+from stepkit import NEVER, Plan, die_at, play_in_fork, stop_self
+from storekit import Child
+
+from asgi_ipc._shm import clock
+
+SHARE = 30
+"""Steps drawn by chance for each scene, besides those around the commit."""
+
+
+@pytest.mark.parametrize("kind,scene", parameters(SCENES))
+def test_killed_at_every_step(open_stage, campaign, tally, kind, scene):
+    stage = open_stage(kind, scene)
+    steps, changes, _ = stage.footprints()
+    killed = []
+
+    def attempt(number):
+        stage.set(attached=number % 2)
+        through = die_at(stage, number)
+        there = stage.verdict(number, through)
+        stage.clear()
+        if through:
+            assert number == NEVER
+        else:
+            killed.append(number)
+        return there
+
+    Plan(campaign, steps, changes, SHARE, len(stage.outcomes) > 1).carry_out(attempt)
+    tally.add(campaign, steps, len(killed), stage.longest)
+    assert len(killed) > 5
+
+
+INSIDE = [
+    (kind, scene)
+    for kind, scene in SCENES
+    if scene.name in {"send", "send to many", "flush", "rebuild and send", "join", "flush groups"}
+]
+
+
+class Caller(threading.Thread):
+    """Calls from a thread of its own; ``through`` is when the call was through."""
+
+    def __init__(self, store):
+        threading.Thread.__init__(self)
+        self.through = None
+        self._store = store
+
+    def run(self):
+        self.through = call(self._store)
+
+
+def call(store):
+    assert store.check() == []
+    return clock.now()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind,scene", parameters(INSIDE))
+def test_those_who_wait_go_on(open_stage, campaign, kind, scene):
+    """One is inside, a process and a thread wait for it; half a second after its death they are in.
+
+    The thread waits for the lock in another way than main threads do.
+    """
+    stage = open_stage(kind, scene)
+    _, changes, _ = stage.footprints()
+    waits = []
+    # Before the first change nobody is inside yet, after the last no longer.
+    for number in campaign.choose(changes[:-1], 4):
+        stage.set()
+        holder = play_in_fork(stage, number, stop_self)
+        assert os.WIFSTOPPED(os.waitpid(holder.pid, os.WUNTRACED)[1])
+        process = Child(call, stage.judge)
+        thread = Caller(stage.judge)
+        thread.start()
+        time.sleep(0.05)
+        death = clock.now()
+        holder.kill()
+        thread.join()
+        through = [thread.through, process.result()]
+        assert min(through) > death, number
+        waits.append((max(through) - death) / 1e9)
+        stage.verdict(number, through=False)
+        stage.clear()
+    campaign.note(
+        "{0} deaths inside, those who waited were through after {1:.0f} ms at most".format(
+            len(waits), max(waits) * 1000
+        )
+    )
+    assert max(waits) < HALF_A_SECOND

@@ -1,0 +1,260 @@
+"""The lock's protocol, every interleaving of it: see ``lock_model.py``."""
+import ast
+import functools
+import inspect
+import sys
+
+import pytest
+
+if sys.version_info < (3, 6):
+    pytest.skip("the model is written in generators of Python 3", allow_module_level=True)
+
+import lock_trace
+from lock_explorer import CALLS, Broken, Explorer, differences, merged, unfold
+from lock_family import BORN, CHILD, LATE, Family
+from lock_model import Lock, replay
+from lock_variants import BROKEN, SYSTEMS, KeepsItsToken
+
+from asgi_ipc._shm import lock as lock_module
+from asgi_ipc._shm.lock import SegmentLock
+
+STILL_HELD = "at rest with the flock"
+"""What an exception in the middle of an abandon can do: until its thread comes by once more."""
+
+
+@pytest.fixture(params=sorted(SYSTEMS))
+def system(request):
+    return SYSTEMS[request.param]
+
+
+def model(protocol, interrupts=1, calls=()):
+    return unfold(functools.partial(replay, protocol), interrupts, calls)
+
+
+def code(protocol=Lock, interrupts=1, calls=(), between=()):
+    """The Graph of the real SegmentLock."""
+    with lock_trace.capabilities(protocol.count_supported, protocol.timeout_supported):
+        return unfold(lock_trace.replay, interrupts, calls, between)
+
+
+def explored(campaign, title, graph, *arguments, **options):
+    """Visit all states, see that all get in, and note the figures."""
+    explorer = Explorer(merged(graph), *arguments, **options).run()
+    enter, leave = explorer.check_progress()
+    campaign.note(
+        "{0}: {1:,} states, {2:,} transitions; alone, one is in after {3} steps at most, and "
+        "out after {4}".format(title, len(explorer.states), explorer.transitions, enter, leave)
+    )
+    return explorer
+
+
+# -- the model says what the code does -----------------------------------------------------
+
+
+@pytest.mark.parametrize("calls", [(), CALLS], ids=["", "calls"])
+@pytest.mark.parametrize("interrupts", [0, 1, None])
+def test_the_code_takes_the_models_steps(system, interrupts, calls):
+    """Whatever its steps are answered, and wherever handlers raise or call."""
+    found = differences(model(system, interrupts, calls), code(system, interrupts, calls))
+    assert not found, "after {0}\nthe model is at {1}\nand the code at {2}".format(*found[0])
+
+
+def test_other_steps_are_noticed(monkeypatch):
+    """In the real code, release does things in another order."""
+
+    def posts_last(self):
+        holder = self._holders.mine
+        if self._words is not None:
+            self._words[self._busy] = 0
+        lock_module._flock(holder.descriptor, lock_module._UNLOCK)
+        self._post(holder)
+        holder.inside = False
+
+    def unlocks_first(self):
+        holder = self._holders.mine
+        lock_module._flock(holder.descriptor, lock_module._UNLOCK)
+        if self._words is not None:
+            self._words[self._busy] = 0
+        self._post(holder)
+        holder.inside = False
+
+    for broken, problem in (
+        (posts_last, "more tokens than there were"),
+        (unlocks_first, "torn data, and no rebuild"),
+    ):
+        monkeypatch.setattr(SegmentLock, "release", broken)
+        assert differences(model(Lock), code())
+        with pytest.raises(Broken) as error:
+            Explorer(merged(code()), 2, only=problem).run()
+        assert error.value.problem == problem
+
+
+METHODS = [
+    "acquire", "release", "abandon", "close", "_let_go", "_post", "_take_spare", "_try_flock",
+    "_take_token", "_wait", "_give_up", "_recover_own",
+]  # fmt: skip
+"""What ``SegmentLock`` and the model have in common."""
+
+THE_CODES = {
+    "self._semaphore.acquire(0)": "semaphore.acquire(0)",
+    "self._semaphore.acquire(seconds)": "semaphore.acquire(seconds)",
+    "self._semaphore.release()": "semaphore.release()",
+    "_flock(holder.descriptor, _TRY)": "flock(TRY)",
+    "_flock(descriptor, _TRY)": "flock(TRY)",
+    "_flock(holder.descriptor, _UNLOCK)": "flock(UNLOCK)",
+    "clock.now() >= deadline": "clock.now() >= deadline",
+}
+"""The steps, as ``lock.py`` writes them."""
+
+ITS_OWN = {
+    "forks.check()", "forks.pid()", "clock.now()", "time.sleep(nap)", "_handles_signals()",
+    "time.sleep(min(seconds, TOKEN_NAP))", "min(seconds, TOKEN_NAP)", "min(2 * nap, LONGEST_NAP)",
+    "int(self.lock_timeout * clock.SECOND)", "sys._getframe(1)", "sys._getframe(2)",
+    "frame.f_locals.get('lock')", "len(self._descriptors)", "self._semaphore.close()",
+}  # fmt: skip
+"""What else it calls, none of which others can see."""
+
+
+def methods_of(found):
+    found = ast.parse(inspect.getsource(found)).body[0]
+    return {node.name: node for node in found.body if isinstance(node, ast.FunctionDef)}
+
+
+def steps_of(method):
+    """Calls, steps and stores of a method in the order of its text; repeated ones once."""
+    found = []
+    for node in ast.walk(method):
+        text = None
+        if isinstance(node, (ast.Call, ast.Compare)):
+            text = step_of_call(node)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) == "self._semaphore.value":
+            text = "semaphore.value"
+        elif isinstance(node, ast.Yield):
+            text = node.value.value
+        elif isinstance(node, ast.Assign):
+            text = step_of_store(node)
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+            text = "words[busy]" if "words" in ast.unparse(node.value) else None
+        if text is not None:
+            found.append((node.lineno, node.col_offset, text))
+    texts = [text for _, _, text in sorted(found)]
+    return [text for text, before in zip(texts, [None] + texts) if text != before]
+
+
+def step_of_call(node):
+    text = ast.unparse(node)
+    if text in THE_CODES:
+        return THE_CODES[text]
+    if isinstance(node, ast.Compare) or text in ITS_OWN or isinstance(node.func, ast.Call):
+        return None
+    name = ast.unparse(node.func)
+    if name.endswith(".format") or name in ("LayerClosed", "LockTimeout", "ReentrantCall"):
+        return None
+    assert name.startswith("self._") or name == "self.abandon", "unknown call: " + text
+    return name[len("self.") :]
+
+
+def step_of_store(node):
+    text = ast.unparse(node.targets[0])
+    if text.startswith(("words[", "self._words[")):
+        return "words[busy] = {0}".format("0" if ast.unparse(node.value) == "0" else "pid")
+    if "holder.refused" in text:
+        return "holder.refused"
+    return text if text in ("holder.inside", "holder.token") else None
+
+
+@pytest.mark.skipif(not hasattr(ast, "unparse"), reason="ast.unparse came with Python 3.9")
+@pytest.mark.parametrize("name", METHODS)
+def test_the_text_has_the_models_steps(name):
+    """So that nothing is called, looked at or stored that the fakes of the trace do not see."""
+    real, modelled = methods_of(SegmentLock), methods_of(Lock)
+    assert set(METHODS) == set(modelled) - {"__init__"}
+    assert steps_of(real[name]) == steps_of(modelled[name])
+
+
+# -- every interleaving --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("counts", [(0, 1), (2,)], ids=["lost or right", "doubled"])
+def test_two_processes(campaign, system, counts):
+    """Of the real code; handlers raise once in an operation, and call at any step."""
+    explored(campaign, system.__name__, code(system, 1, calls=CALLS), 2, counts)
+
+
+def test_two_processes_and_any_number_of_exceptions(campaign):
+    """One raised in the abandon that another led to may leave the flock with a thread, which
+    is not inside: then others wait until it calls once more, or ends. Nothing else breaks."""
+    graph = code(interrupts=None)
+    explored(campaign, "any number", graph, 2, ignore=[STILL_HELD])
+    with pytest.raises(Broken) as error:
+        Explorer(merged(graph), 2).run()
+    assert error.value.problem == STILL_HELD
+
+
+def test_three_processes_that_die(campaign):
+    explored(campaign, "no exceptions", code(interrupts=0), 3, (0, 1, 2))
+
+
+@pytest.mark.slow
+def test_three_processes(campaign):
+    """With exceptions and handlers' calls; in full on all systems, and with any number."""
+    for system in campaign.amount([Lock], list(SYSTEMS.values())):
+        explored(campaign, system.__name__, code(system, 1, calls=CALLS), 3)
+    if campaign.full:
+        explored(campaign, "doubled", code(calls=CALLS), 3, (2,))
+        explored(campaign, "any number", code(interrupts=None), 3, ignore=[STILL_HELD])
+        explored(campaign, "four, no exceptions", code(interrupts=0), 4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info < (3, 7), reason="bytecodes are traced since Python 3.7")
+def test_exceptions_at_every_bytecode(campaign):
+    """Not only at steps: of every bytecode of lock.py between two of them."""
+    processes = campaign.amount(2, 3)
+    explored(campaign, "raised", code(between=["raised at"]), processes)
+    explored(campaign, "called", code(interrupts=0, between=["called at"]), 2)
+    if campaign.full:
+        explored(campaign, "both", code(between=["raised at", "called at"]), 2)
+
+
+def test_a_fork_at_every_step(campaign):
+    """A child closes what it inherits: so it neither keeps nor frees what its parent holds."""
+    graph = merged(code(interrupts=0))
+    family = Family(graph, stranger=campaign.full).run()
+    campaign.note("{0:,} states, {1:,} transitions".format(
+        len(family.states), family.transitions
+    ))  # fmt: skip
+    # What a dead parent held is free with the first step of the child, or its death.
+    late = [state for state in family.states if state.flock == LATE]
+    assert late
+    assert all(state.places[CHILD] == BORN for state in late)
+
+
+@pytest.mark.parametrize("first", ["unlock", "keep"])
+def test_what_a_child_must_not_do_with_what_it_inherits(first):
+    with pytest.raises(Broken) as error:
+        Family(merged(model(Lock, interrupts=0)), first, stranger=False, only="two inside").run()
+    assert error.value.problem == "two inside"
+
+
+# -- broken on purpose ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "protocol, interrupts, calls, problem",
+    BROKEN,
+    ids=["{0}: {1}".format(case[0].__name__, case[3]) for case in BROKEN],
+)
+def test_what_each_rule_is_for(protocol, interrupts, calls, problem):
+    """Without it the explorer finds a way to this problem, among two processes."""
+    explorer = Explorer(merged(model(protocol, interrupts, calls)), 2, only=problem)
+    with pytest.raises(Broken) as error:
+        explorer.run().check_progress()
+    assert error.value.problem == problem
+    assert error.value.trace
+
+
+def test_a_token_that_is_kept_when_giving_up_does_no_harm(campaign):
+    """It is dropped for the sake of the queue: who has a token naps, and who has none waits."""
+
+    explored(campaign, "a token is kept", model(KeepsItsToken), 2)
