@@ -226,8 +226,11 @@ class Page:
 
     async def next(self, *kinds):
         """The next message of one of some kinds; what tells who is there is only kept."""
+        # Who is there is told for ever: the time is for all of them together.
+        deadline = time.monotonic() + PATIENCE
         while True:
-            message = json.loads(await asyncio.wait_for(self._socket.recv(), PATIENCE))
+            patience = max(deadline - time.monotonic(), 0)
+            message = json.loads(await asyncio.wait_for(self._socket.recv(), patience))
             if message["kind"] == "present":
                 self.present[message["process"]] = message["count"]
             if message["kind"] in kinds:
