@@ -4,7 +4,7 @@ import collections
 import time
 
 import pytest
-from chatkit import Page
+from chatkit import PATIENCE, Page
 from test_chat_servers import DAPHNE, UVICORN, start
 
 from asgi_ipc.core import IPCChannelLayer
@@ -13,6 +13,7 @@ pytestmark = [pytest.mark.chat, pytest.mark.slow]
 
 SPEAKERS = 10  # pages of each process that say something
 RATE = 1500  # frames a second that all pages together get when lines come at a pace
+ENDLESS = 10**6  # seconds; what does not come is noticed by all together
 
 
 class Listener:
@@ -26,7 +27,7 @@ class Listener:
     async def listen(self, expected):
         """Until so many lines were heard."""
         while len(self.heard) < expected:
-            line = await self.page.next("line")
+            line = await self.page.next("line", patience=ENDLESS)
             self.delays.append(time.monotonic() - float(line["text"]))
             self.heard.append(line["id"])
 
@@ -80,14 +81,29 @@ def check_heard(crowd, speakers, lines):
                 assert own == sorted(own, key=lambda line: int(line.split()[2]))
 
 
+async def until_it_stops(work, progress):
+    """Wait for some work, or until ``progress()`` has stood still for PATIENCE seconds."""
+    done = None
+    while not work.done() and done != progress():
+        done = progress()
+        await asyncio.wait([work], timeout=PATIENCE)
+    if work.done():
+        work.result()
+    else:
+        work.cancel()
+
+
 async def hear_all(crowd, speakers, lines, pause):
     """Speak and listen; return the seconds that it took, and the delays in order."""
     for listener in crowd:
         listener.heard, listener.delays = [], []
     began = time.monotonic()
-    await asyncio.gather(
-        speak(speakers, lines, pause),
-        *[listener.listen(lines * len(speakers)) for listener in crowd],
+    await until_it_stops(
+        asyncio.gather(
+            speak(speakers, lines, pause),
+            *[listener.listen(lines * len(speakers)) for listener in crowd],
+        ),
+        lambda: sum(len(listener.heard) for listener in crowd),
     )
     took = time.monotonic() - began
     check_heard(crowd, speakers, lines)
