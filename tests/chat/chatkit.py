@@ -106,6 +106,11 @@ class Site:
     def __exit__(self, *_):
         self.end_all()
 
+    def use_settings(self, module):
+        """Have what is started from now on use settings of this folder."""
+        self.environment["DJANGO_SETTINGS_MODULE"] = module
+        self.environment["PYTHONPATH"] += os.pathsep + HERE
+
     def start(self, name, *arguments, cwd=EXAMPLE):
         """Start a Python with some arguments; its output goes to a log of that name."""
         with open(self.log_path(name), "ab") as log:
