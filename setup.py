@@ -31,6 +31,12 @@ CHANNELS1 = [
     "channels>=1.1.8,<2",
     "daphne>=1.4.2,<2",
 ]
+# What examples/chat needs, on Python 3.9 and later.
+EXAMPLE = [
+    "Django>=4.2",
+    "channels>=4.0",
+    "daphne>=4.0",
+]
 TESTS = [
     "asgiref==1.1.2",
     "hypothesis",
@@ -66,6 +72,7 @@ setup(
     ],
     extras_require={
         "channels1": CHANNELS1,
+        "example": EXAMPLE,
         "twisted": ["Twisted>=17.1"],
         "tests": TESTS,
         "dev": TESTS + ['tox==4.5.1.1; python_version >= "3.7"'],

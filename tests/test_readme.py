@@ -150,6 +150,16 @@ def test_the_commands_are_those_of_ci():
     assert command.group(0) in section("Try it")
 
 
+def test_the_first_command_is_one_that_can_be_given():
+    commands = re.search(
+        r"^    python3 -m pip install \"\.\[(\w+)\]\" && python3 (\S+)$", read(), re.MULTILINE
+    )
+    extra, program = commands.groups()
+    assert os.path.isfile(os.path.join(PROJECT, program))
+    with io.open(os.path.join(PROJECT, "setup.py"), encoding="utf-8") as stream:
+        assert '"{0}": '.format(extra) in stream.read()
+
+
 def test_rm_leaves_nothing(prefix):
     IPCChannelLayer(prefix=prefix).close()
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))

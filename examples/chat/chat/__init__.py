@@ -1,0 +1,1 @@
+"""Rooms to chat in, on Django, Channels and shared memory."""

@@ -1,0 +1,1 @@
+"""The project: settings, addresses and the ASGI application. What it does is in ``chat``."""
