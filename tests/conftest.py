@@ -4,6 +4,7 @@ import os
 
 import campaign as campaigns
 import pytest
+from processkit import open_layer
 from stepkit import Tally
 from storekit import Child, FakeClock, open_messages
 
@@ -61,6 +62,26 @@ def no_child_stays():
     yield
     while len(Child.started) > before:
         Child.started.pop().end()
+
+
+@pytest.fixture
+def make_layer(prefix, no_child_stays):
+    """A function that makes a layer of the test's prefix; all are closed at the end."""
+    layers = []
+
+    def make_one(**options):
+        layers.append(open_layer(prefix, **options))
+        return layers[-1]
+
+    yield make_one
+    for layer in layers:
+        layer.close()
+
+
+@pytest.fixture
+def layer(make_layer):
+    """A small layer, whose blocking receives wait for long."""
+    return make_layer()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class Ledger(object):
         self.troubles = []
         for path in sorted(glob.glob(os.path.join(folder, "*.journal"))):
             part, _, rest = os.path.basename(path).partition(".")
-            lane, _, _name = rest.partition(".")
+            lane = rest.partition(".")[0]
             lines = lines_of(path)
             self.troubles += [" ".join(line) for line in lines if line[0] == "X"]
             if part.endswith("Receiver"):

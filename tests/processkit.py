@@ -1,4 +1,4 @@
-"""What tests of processes share: children that stop in the midst, and looks at them from outside."""
+"""For tests of processes: children that stop in the midst, and looks at them from outside."""
 import fcntl
 import os
 import signal
@@ -10,6 +10,7 @@ import time
 import six
 from storekit import Child
 
+from asgi_ipc import IPCChannelLayer
 from asgi_ipc._shm import clock
 from asgi_ipc._shm.lock import SegmentLock
 from asgi_ipc._shm.segment import runtime_folder
@@ -19,6 +20,8 @@ LEAVE = [
     six.get_function_code(six.get_unbound_function(method))
     for method in (SegmentLock.release, SegmentLock.abandon)
 ]
+
+SIZES = {"message_memory": 256 * 1024, "group_memory": 256 * 1024, "block_timeout": 60}
 
 LONG_ENOUGH = 60
 """Seconds after which what has not happened will not."""
@@ -251,3 +254,100 @@ def ends(process):
     """Wait for the end of a ``Popen``; return its exit status."""
     eventually(lambda: process.poll() is not None, "the end of a process")
     return process.returncode
+
+
+def open_layer(prefix, **options):
+    """A small layer that waits long."""
+    return IPCChannelLayer(prefix, **dict(SIZES, **options))
+
+
+def in_threads(count, function, *args):
+    """Call a function with its number in so many threads; raise what any of them raised."""
+    errors = []
+
+    def call(number):
+        try:
+            function(number, *args)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+
+
+def use_everything(layer, name):
+    """Every operation once, on channels and groups that nobody else has."""
+    channel, local, group = u"own." + name, u"proc." + name + u"!x", u"group." + name
+    layer.send(channel, {"n": 1})
+    assert layer.receive([channel]) == (channel, {"n": 1})
+    layer.send(local, {"n": 2})
+    assert layer.receive([local.partition(u"!")[0] + u"!"], block=True) == (local, {"n": 2})
+    layer.group_add(group, local)
+    layer.group_add(group, channel)
+    layer.send_group(group, {"n": 3})
+    assert layer.receive([channel], block=True) == (channel, {"n": 3})
+    assert layer.receive([local.partition(u"!")[0] + u"!"]) == (local, {"n": 3})
+    layer.group_discard(group, channel)
+    assert layer.group_channels(group) == [local]
+    layer.group_discard(group, local)
+    before, layer.block_timeout = layer.block_timeout, 0.01
+    assert layer.receive([channel], block=True) == (None, None)
+    layer.block_timeout = before
+    return layer.new_channel(u"reply?")
+
+
+def limit(seconds=60):
+    """In a child: be ended by SIGALRM if it takes so long."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
+
+
+def everything_in_child(layer, name):
+    """Start a child that does ``use_everything`` with the layer it inherits."""
+
+    def work():
+        limit()
+        return use_everything(layer, name)
+
+    return Child(work)
+
+
+def numbers(layer, *channels):
+    """The numbers of all messages that can be received."""
+    found = []
+    while True:
+        channel, message = layer.receive(list(channels))
+        if channel is None:
+            return found
+        found.append(message["n"])
+
+
+def die_inside(layer, part):
+    """Have a child die inside a lock, so that the next one has to rebuild."""
+
+    def die():
+        getattr(layer._stores, part)._lock.acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Child(die).wait()
+
+
+def child_inside(make_layer, part="messages"):
+    """A child that is stopped inside."""
+
+    def work():
+        layer = make_layer()
+        lock = getattr(layer._stores, part)._lock
+        lock.acquire()
+        stop_self()
+        lock.release()
+
+    child = Stopping(work)
+    assert child.stops()
+    return child

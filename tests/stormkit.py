@@ -331,8 +331,8 @@ class Storm(object):
     def _prepare_child(self):
         if faulthandler is not None:
             # Who hangs is asked by this signal where it is.
-            self._stacks = open(self._stacks_path(os.getpid()), "w")
-            faulthandler.register(signal.SIGUSR1, self._stacks, all_threads=True)
+            descriptor = os.open(self._stacks_path(os.getpid()), os.O_WRONLY | os.O_CREAT, 0o600)
+            faulthandler.register(signal.SIGUSR1, descriptor, all_threads=True)
         random.seed()
         self.detector.install(doom_a_rebuild)
 

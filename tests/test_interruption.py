@@ -20,7 +20,7 @@ import traceback
 
 import pytest
 from scenes import SCENES, parameters
-from stepkit import Plan, interrupt_at
+from stepkit import Plan, interrupt_at, timed
 from storekit import Child, drain, get, open_messages, put
 
 SHARE = 30
@@ -57,7 +57,7 @@ def own_call(stage):
             return work(stage.open())
         return work(stage.victim)
 
-    return call
+    return lambda work: timed(lambda: call(work))
 
 
 class Neighbour(threading.Thread):
@@ -122,7 +122,7 @@ def in_a_thread(store):
 
     def call(work):
         found = []
-        thread = threading.Thread(target=lambda: found.append(work(store)))
+        thread = threading.Thread(target=lambda: found.append(timed(lambda: work(store))))
         thread.start()
         thread.join()
         assert found, "the call failed"

@@ -145,11 +145,11 @@ def short(message):
     return message[u"tag"], message[u"n"], zlib.crc32(message[u"body"])
 
 
-def fill_groups(layer, tag):
-    """Add members until refused three times; return the memberships."""
+def fill_groups(layer, tag, most=10 ** 6):
+    """Add members until refused three times, or there are many; return the memberships."""
     added = []
     refusals = 0
-    while refusals < 3:
+    while refusals < 3 and len(added) < most:
         group, channel = u"g{0}".format(len(added) % 7), u"{0}!{1}".format(tag, len(added))
         if refused(layer.group_add, group, channel):
             refusals += 1
@@ -179,14 +179,14 @@ def memberships(layer):
     return {(group, channel) for group in groups for channel in layer.group_channels(group)}
 
 
-def fill_and_go_on(options):
+def fill_and_go_on(options, most):
     """Fill, read and discard, fill again; return how much went in each time."""
     layer, other = (IPCChannelLayer("p", capacity=UNBOUNDED, **options) for _ in range(2))
     # Messages would take everything: groups get their first cells before.
     layer.group_add(u"g0", u"first")
     figures = []
     for tag in (u"first", u"second", u"third"):
-        sent, added = fill_messages(layer, tag), fill_groups(layer, tag)
+        sent, added = fill_messages(layer, tag), fill_groups(layer, tag, most)
         assert memberships(other) - {(u"g0", u"first")} == set(added)
         assert other.check() == []
         assert by_channel(read_all(other)) == by_channel(sent)
@@ -198,9 +198,12 @@ def fill_and_go_on(options):
 
 
 @pytest.mark.parametrize("options", [DEFAULT, SMALL], ids=["default", "small"])
-@pytest.mark.parametrize("size", [1, 8, pytest.param(64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "size", [1, pytest.param(8, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow)]
+)
 def test_filled_until_refused_and_on_again(size, options, campaign):
-    figures = on_small_shm(size * MIB, fill_and_go_on, options)
+    most = campaign.amount(12000, 10 ** 6)
+    figures = on_small_shm(size * MIB, fill_and_go_on, options, most)
     # Space that was given back is there again.
     assert min(map(min, figures)) > 5
     campaign.note(

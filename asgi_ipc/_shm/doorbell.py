@@ -27,6 +27,8 @@ import struct
 import sys
 import weakref
 
+import six
+
 from asgi_ipc._shm import forks
 from asgi_ipc._shm.opening import close_on_exec
 from asgi_ipc._shm.segment import runtime_folder
@@ -198,7 +200,9 @@ class Ringer(object):
         try:
             if not kept:
                 descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-                close_on_exec(descriptor)
+                if six.PY2:
+                    # Python 3 opens it so. With many waiters this is done at each ring.
+                    close_on_exec(descriptor)
                 if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
                     return False
             os.write(descriptor, b"!")
