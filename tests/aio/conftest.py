@@ -81,6 +81,18 @@ def far_process():
 
 
 @pytest.fixture
+def no_looks(monkeypatch, far_process):
+    """Nobody looks by himself, as all do every second: what comes, was rung for."""
+    from asgi_ipc import watch
+
+    usual = watch.LOOK_AGAIN
+    monkeypatch.setattr(watch, "LOOK_AGAIN", 1000.0)
+    far_process.do("look_again_after", 1000.0)
+    yield
+    far_process.do("look_again_after", usual)
+
+
+@pytest.fixture
 def open_layer(prefix):
     """A function that opens one more layer on the test's prefix, in this process."""
     from asgi_ipc.aio import IPCChannelLayer

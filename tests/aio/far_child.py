@@ -46,6 +46,11 @@ class Server:
         self.layers[key] = IPCChannelLayer(**options)
         return key
 
+    async def look_again_after(self, seconds):
+        from asgi_ipc import watch
+
+        watch.LOOK_AGAIN = seconds
+
     async def do(self, key, method, arguments):
         return await getattr(self.layers[key], method)(*arguments)
 

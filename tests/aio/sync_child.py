@@ -5,7 +5,7 @@ import json
 import sys
 import traceback
 
-from asgi_ipc import IPCChannelLayer
+from asgi_ipc import IPCChannelLayer, waiting
 
 KNOWN = ("ChannelFull", "MessageTooLarge", "TypeError", "ValueError")
 
@@ -51,6 +51,9 @@ class Server(object):
             if message is not None:
                 got.append(message["n"])
         return got
+
+    def look_again_after(self, seconds):
+        waiting.LOOK_AGAIN = seconds
 
     def version(self):
         return list(sys.version_info[:2])

@@ -7,7 +7,6 @@ moment a matter of chance.
 import asyncio
 import contextlib
 import gc
-import time
 
 import pytest
 from aiokit import end, never, run, soon, started, until
@@ -92,13 +91,13 @@ async def test_cancelled_before_the_message_in_any_round(way):
         assert pending(receiver) == 0
 
 
+@pytest.mark.usefixtures("no_looks")
 async def test_the_next_one_who_waits_gets_it(way):
     sender, receiver, new_channel = way
     for last in range(ROUNDS):
         channel = await new_channel()
         first = await started(receiver.receive(channel))
         second = await started(receiver.receive(channel))
-        began = time.monotonic()
         await sender.send(channel, {"n": last})
         await rounds(last)
         first.cancel()
@@ -108,8 +107,6 @@ async def test_the_next_one_who_waits_gets_it(way):
         else:
             await end(second)
         assert got == {"n": last}
-        # Told of it, not by its own look every second.
-        assert time.monotonic() - began < 0.9
         assert pending(receiver) == 0
 
 
@@ -219,24 +216,23 @@ async def test_cancelled_while_another_process_sends(open_layer, open_far, campa
     campaign.note("{0} of {1} receives were cancelled".format(cancelled, total))
 
 
+@pytest.mark.usefixtures("no_looks")
 async def test_another_process_is_told_in_place_of_the_cancelled_one(
     open_layer, open_far, campaign
 ):
     # Both wait at one normal channel, we first. Whatever the moment at which we go, the other
-    # one gets the message, and it need not wait for its own look.
+    # one is rung for the message.
     here, there = open_layer(), open_far()
     for number in range(campaign.amount(40, 1000)):
         receive = await started(here.receive("jobs"))
         other = await started(there.receive("jobs"))
         await asyncio.sleep(0.01)
-        began = time.monotonic()
         await here.send("jobs", {"n": number})
         await rounds(campaign.random.randrange(6))
         receive.cancel()
         got, lost = await outcome(receive)
         if lost:
             got = await soon(other)
-            assert time.monotonic() - began < 0.9
         assert got == {"n": number}
         await end(other)
 

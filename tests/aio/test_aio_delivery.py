@@ -432,35 +432,49 @@ async def test_large_groups(ends, members):
 # -- expiry ----------------------------------------------------------------------------------
 
 
+async def on_both_kinds(receiver, work):
+    """Do ``work`` with a normal channel and an own one, at once."""
+    await asyncio.gather(work("test.channel"), work(await receiver.new_channel()))
+
+
 async def test_a_message_expires(open_ends):
     sender, receiver = open_ends(expiry=0.2)
-    for channel in ("test.channel", await receiver.new_channel()):
+
+    async def work(channel):
         await sender.send(channel, HELLO)
         await asyncio.sleep(0.25)
-        await never(receiver.receive(channel), 0.1)
+        await never(receiver.receive(channel))
+
+    await on_both_kinds(receiver, work)
 
 
 async def test_each_message_has_its_own_time(open_ends):
     sender, receiver = open_ends(expiry=1)
-    for channel in ("test.channel", await receiver.new_channel()):
+
+    async def work(channel):
         await sender.send(channel, {"n": 1})
         await asyncio.sleep(0.6)
         await sender.send(channel, {"n": 2})
         await asyncio.sleep(0.5)
         assert await soon(receiver.receive(channel)) == {"n": 2}
-        await never(receiver.receive(channel), 0.1)
+        await never(receiver.receive(channel))
+
+    await on_both_kinds(receiver, work)
 
 
 async def test_expired_ones_before_a_new_one(open_ends):
-    sender, receiver = open_ends(expiry=0.3)
-    for channel in ("test.channel", await receiver.new_channel()):
+    sender, receiver = open_ends(expiry=0.5)
+
+    async def work(channel):
         for message in numbered(1, 2, 3):
             await sender.send(channel, message)
         assert await soon(receiver.receive(channel)) == {"type": "message.1"}
-        await asyncio.sleep(0.35)
+        await asyncio.sleep(0.55)
         await sender.send(channel, {"type": "message.4"})
         assert await soon(receiver.receive(channel)) == {"type": "message.4"}
-        await never(receiver.receive(channel), 0.1)
+        await never(receiver.receive(channel))
+
+    await on_both_kinds(receiver, work)
 
 
 async def test_messages_within_their_time_all_come(open_ends):
@@ -489,14 +503,17 @@ async def test_expiry_is_that_of_the_member(open_ends):
 
 
 async def test_an_expired_message_makes_room(open_ends):
-    sender, receiver = open_ends(capacity=2, expiry=0.2)
-    for channel in ("test.channel", await receiver.new_channel()):
+    sender, receiver = open_ends(capacity=2, expiry=0.3)
+
+    async def work(channel):
         for _ in range(2):
             await sender.send(channel, HELLO)
         with pytest.raises(ChannelFull):
             await sender.send(channel, HELLO)
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(0.35)
         await sender.send(channel, HELLO)
+
+    await on_both_kinds(receiver, work)
 
 
 async def test_a_membership_expires(open_ends):

@@ -110,17 +110,16 @@ async def test_a_batch_is_sorted_to_its_channels(open_layer):
         assert got[channel] == list(range(start, total, 3))
 
 
+@pytest.mark.usefixtures("no_looks")
 async def test_a_full_batch_wakes_all_who_wait(open_layer, open_far):
     # More records than are taken at a time, and one of them for each who waits.
     layer, far = open_layer(capacity=1000), open_far(capacity=1000)
     channels = [await layer.new_channel() for _ in range(3 * BATCH)]
     waiting = [await started(layer.receive(channel)) for channel in channels]
     await asyncio.sleep(0.05)
-    began = time.monotonic()
     await asyncio.gather(*[far.send(channel, {"to": channel}) for channel in channels])
     for channel, receive in zip(channels, waiting):
         assert await soon(receive) == {"to": channel}
-    assert time.monotonic() - began < 5
 
 
 # -- bounds ----------------------------------------------------------------------------------

@@ -126,6 +126,7 @@ def test_threads_with_loops_of_their_own(open_layer, open_far, kind):
     assert not layer._process.inbox
 
 
+@pytest.mark.usefixtures("no_looks")
 def test_a_message_drained_in_one_loop_wakes_the_receiver_in_another(open_layer, open_far):
     layer, far = open_layer(), open_far()
     channel, other = run(layer.new_channel()), run(layer.new_channel())
@@ -134,8 +135,7 @@ def test_a_message_drained_in_one_loop_wakes_the_receiver_in_another(open_layer,
     async def wait():
         waiting = await started(layer.receive(channel))
         waits.set()
-        began = time.monotonic()
-        got.append((await soon(waiting), time.monotonic() - began))
+        got.append(await soon(waiting))
 
     async def drain():
         # This loop takes all there is for the process, and has no use for it.
@@ -148,8 +148,7 @@ def test_a_message_drained_in_one_loop_wakes_the_receiver_in_another(open_layer,
     waits.wait(20)
     run(drain())
     thread.join(20)
-    assert [message for message, _ in got] == [{"n": 1}]
-    assert got[0][1] < 0.9
+    assert got == [{"n": 1}]
 
 
 def test_a_pool_of_threads(open_layer):
@@ -579,12 +578,10 @@ def test_a_process_that_is_killed_while_it_waits(open_layer):
             await soon(layer.receive("ready"))
         for child in children:
             child.kill()
-        began = time.monotonic()
         waiting = await started(layer.receive("jobs"))
         await layer.send("jobs", HELLO)
         assert await soon(waiting) == HELLO
         await layer.group_send("room", HELLO)
-        assert time.monotonic() - began < 5
 
     run(main())
     assert layer._stores.messages.check() == []
