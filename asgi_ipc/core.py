@@ -204,22 +204,22 @@ class IPCChannelLayer(object):
         :raises GroupsFull: ``group_memory`` is used up.
         :raises TypeError: a wrong name.
         """
-        names.group_name(group)
-        self._route(channel)
+        group = names.group_name(group)
+        queue, local, _ = self._route(channel)
         now = clock.now()
         self._stores.attend(now)
-        self._stores.group_add(group, channel, now + self._options.group_lifetime)
+        self._stores.group_add(group, queue + local, now + self._options.group_lifetime)
 
     def group_discard(self, group, channel):
         """End a membership, if there is one. Cost: constant."""
-        names.group_name(group)
-        self._route(channel)
+        group = names.group_name(group)
+        queue, local, _ = self._route(channel)
         self._stores.attend(clock.now())
-        self._stores.groups.discard(group, channel)
+        self._stores.groups.discard(group, queue + local)
 
     def group_channels(self, group):
         """Return the names of a group's members. Cost: the members."""
-        names.group_name(group)
+        group = names.group_name(group)
         self._stores.attend(clock.now())
         return self._stores.groups.members(group)
 
@@ -233,7 +233,7 @@ class IPCChannelLayer(object):
         :raises MessageTooLarge: above ``max_message_size``.
         :raises TypeError: a wrong name, or a value that msgpack cannot carry.
         """
-        names.group_name(group)
+        group = names.group_name(group)
         payload = pack(message)
         if len(payload) > self.max_message_size:
             raise errors.MessageTooLarge(self._too_large(group, payload))

@@ -254,7 +254,9 @@ def raises_at(bytecode, function):
     modules = (lock_module.__name__, Segment.__module__)
 
     def trace(frame, event, _):
-        if frame.f_globals.get("__name__") not in modules or frame.f_code.co_name == "__del__":
+        finalizer = "__del__" in (frame.f_code.co_name, frame.f_back.f_code.co_name)
+        if frame.f_globals.get("__name__") not in modules or finalizer:
+            # What is raised in a finalizer is printed, and goes no further.
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":
