@@ -440,8 +440,13 @@ class GrowingTables(Scene):
 
     options = dict(Scene.options, message_memory=2 * MIB)
 
+    def prepare(self):
+        Scene.prepare(self)
+        for number in range(60):
+            self.attempt(self.layer.send, u"c{0}".format(number), {"n": number})
+
     def act(self):
-        for number in range(130):
+        for number in range(60, 72):
             self.attempt(self.layer.send, u"c{0}".format(number), {"n": number})
         # Not "the table is full": it has room for ten times as many.
         assert all("shared memory" in text for text in self.refusals)
