@@ -19,6 +19,9 @@ TRY = 0.02
 PAUSE = 0.05
 """Seconds after a try in vain in which there is no other."""
 
+CROWD = 50
+"""How many may come again after each pause; if there are more, all come less often."""
+
 
 class Gate:
     """Before the lock of one segment, for one process."""

@@ -237,8 +237,9 @@ def tries_of(layer, monkeypatch):
 
 
 async def test_many_that_try_keep_the_loop_no_longer_than_one(open_layer, hold, monkeypatch):
-    layer, own = await prepared(open_layer, capacity=1000)
-    outside = open_layer(capacity=1000)
+    options = {"capacity": 1000, "lock_timeout": 100}
+    layer, own = await prepared(open_layer, **options)
+    outside = open_layer(**options)
     waiting = [await started(layer.receive("w{0}".format(number))) for number in range(50)]
     holder = hold(layer._stores.messages)
     tries, began = tries_of(layer, monkeypatch) + tries_of(outside, monkeypatch), time.monotonic()
