@@ -155,9 +155,12 @@ class Lock(object):
 
     def _give_up(self, holder):
         holder.token = False
+        yield from self._who(holder)
+        raise LockTimeout
+
+    def _who(self, holder):
         if self.guarded:
             yield "words[busy]"
-        raise LockTimeout
 
     def _recover_own(self, holder):
         holder.refused = self.frame

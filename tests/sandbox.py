@@ -24,7 +24,6 @@ MIB = 1024 * 1024
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_REC_PRIVATE = 0x4000 | 0x40000
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become other users")
 needs_linux = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="needs Linux: /proc, /dev/shm, namespaces"
 )
@@ -177,6 +176,21 @@ def become(uid, gid, groups=()):
     os.setgroups(list(groups))
     os.setgid(gid)
     os.setuid(uid)
+
+
+def _can_become_others():
+    try:
+        become(65534, 4242, [4343])
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def skip_without_users():
+    """Skip the test where no other user can be had."""
+    obstacle = in_child(_can_become_others)
+    if obstacle:
+        pytest.skip("needs root, to become other users: " + obstacle)
 
 
 def as_user(uid, gid, function, *args, **options):

@@ -16,6 +16,7 @@ The process that runs the storm starts no threads, as it forks all the time.
 """
 import ctypes
 import itertools
+import logging
 import mmap
 import os
 import random
@@ -146,6 +147,17 @@ class Journal(object):
 
     def close(self):
         os.close(self._file)
+
+
+class Complaints(logging.Handler):
+    """Writes down what the layer logs as an error: damage, which there must be none of."""
+
+    def __init__(self, journal):
+        logging.Handler.__init__(self, logging.ERROR)
+        self._journal = journal
+
+    def emit(self, record):
+        self._journal.write("X", record.getMessage())
 
 
 class Part(object):
@@ -319,16 +331,17 @@ class Storm(object):
         if pid:
             return pid
         status = 1
+        journal = Journal(self.journal_path("Crew", "{0}.{1}".format(crew, incarnation)))
         try:
-            self._prepare_child()
+            self._prepare_child(journal)
             status = Crew(self, crew, incarnation).run()
         except BaseException:
-            journal = Journal(self.journal_path("Crew", "{0}.{1}".format(crew, incarnation)))
             journal.write("X", repr(traceback.format_exc()))
         finally:
             os._exit(status)
 
-    def _prepare_child(self):
+    def _prepare_child(self, journal):
+        logging.getLogger("asgi_ipc").addHandler(Complaints(journal))
         if faulthandler is not None:
             # Who hangs is asked by this signal where it is.
             descriptor = os.open(self._stacks_path(os.getpid()), os.O_WRONLY | os.O_CREAT, 0o600)

@@ -296,7 +296,8 @@ def test_an_exception_at_any_bytecode_of_attach_or_close_leaves_it_free(prefix, 
         use(other.lock)
         bytecode += 1
     other.close()
-    assert bytecode > 100
+    # As many as there are in what lies open here, a method each.
+    assert bytecode > 50
     assert not held
 
 

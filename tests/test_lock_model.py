@@ -91,7 +91,7 @@ def test_other_steps_are_noticed(monkeypatch):
 
 METHODS = [
     "acquire", "release", "abandon", "close", "_let_go", "_post", "_take_spare", "_try_flock",
-    "_take_token", "_wait", "_give_up", "_recover_own",
+    "_take_token", "_wait", "_give_up", "_who", "_recover_own",
 ]  # fmt: skip
 """What ``SegmentLock`` and the model have in common."""
 
@@ -111,6 +111,7 @@ ITS_OWN = {
     "time.sleep(min(seconds, TOKEN_NAP))", "min(seconds, TOKEN_NAP)", "min(2 * nap, LONGEST_NAP)",
     "int(self.lock_timeout * clock.SECOND)", "sys._getframe(1)", "sys._getframe(2)",
     "frame.f_locals.get('lock')", "len(self._descriptors)", "self._semaphore.close()",
+    "self._holders.mine.close()", "_flock_owner(holder.descriptor)",
 }  # fmt: skip
 """What else it calls, none of which others can see."""
 

@@ -47,7 +47,7 @@ SAYS = {
 """Kind of refusal to what its text has to name."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _own_shm():
     skip_without_own_shm()
 
@@ -99,6 +99,10 @@ def assert_made_anew(refusal, **options):
         if "/p-groups" in refusal:
             warnings.filterwarnings("ignore", "the segment /p-messages exists with")
         layer = IPCChannelLayer("p", **options)
+    if "/p-groups" not in refusal:
+        wanted = options.get("message_memory", 100 * MIB)
+        assert layer._stores.messages.memory()["size"] == wanted
+    assert layer._stores.groups.statistics()["memory_size"] == options.get("group_memory", 20 * MIB)
     assert_works(layer)
     return layer
 
@@ -202,7 +206,7 @@ def fill_and_go_on(options, most):
     "size", [1, pytest.param(8, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow)]
 )
 def test_filled_until_refused_and_on_again(size, options, campaign):
-    most = campaign.amount(12000, 10 ** 6)
+    most = campaign.amount(6000, 10 ** 6)
     figures = on_small_shm(size * MIB, fill_and_go_on, options, most)
     # Space that was given back is there again.
     assert min(map(min, figures)) > 5

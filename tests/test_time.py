@@ -9,6 +9,7 @@ from __future__ import print_function
 import glob
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -39,19 +40,28 @@ time.sleep = lambda seconds: select.select([], [], [], seconds)
 layer = IPCChannelLayer(sys.argv[1], **json.loads(sys.argv[2]))
 
 
-def in_thread(name, *args):
+def attempt(name, args):
+    try:
+        return getattr(layer, name)(*args)
+    except Exception as error:
+        traceback.print_exc()
+        return type(error).__name__
+
+
+def timed(where, name, *args):
     found = []
 
     def call():
-        try:
-            found.append(getattr(layer, name)(*args))
-        except Exception as error:
-            traceback.print_exc()
-            found.append(type(error).__name__)
+        begun = clock.now()
+        answer = attempt(name, args)
+        found.append([(clock.now() - begun) / 1e9, answer])
 
-    thread = threading.Thread(target=call)
-    thread.start()
-    thread.join()
+    if where == "main":
+        call()
+    else:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
     return found[0]
 
 
@@ -59,17 +69,12 @@ def clocks():
     return [time.time(), clock.now()]
 
 
-calls = {"clocks": clocks, "in_thread": in_thread}
+calls = {"clocks": clocks, "timed": timed}
 print("ready")
 sys.stdout.flush()
 for line in iter(sys.stdin.readline, ""):
     name, args = json.loads(line)
-    call = calls.get(name) or getattr(layer, name)
-    try:
-        answer = call(*args)
-    except Exception as error:
-        traceback.print_exc()
-        answer = type(error).__name__
+    answer = calls[name](*args) if name in calls else attempt(name, args)
     print(json.dumps(answer))
     sys.stdout.flush()
 layer.close()
@@ -128,7 +133,9 @@ class Fake(object):
         self.process.stdin.write(json.dumps([name, args]) + "\n")
         self.process.stdin.flush()
 
-    def end(self):
+    def end(self, seconds=20):
+        """The answer, within so many seconds."""
+        assert select.select([self.process.stdout], [], [], seconds)[0]
         return json.loads(self.process.stdout.readline())
 
     def call(self, name, *args):
@@ -220,24 +227,35 @@ def test_nothing_expires_early_or_late(start, prefix, campaign):
         assert layer.check() == []
 
 
+def take_time(fakes, hours, *call):
+    """Have all do something while the last one's clock jumps; (seconds, answer) of each."""
+    jumping = fakes[-1]
+    jumping.turn(0)
+    for fake in fakes:
+        fake.begin("timed", *call)
+    for hour in hours:
+        time.sleep(0.15)
+        jumping.turn(hour)
+    return [fake.end() for fake in fakes]
+
+
+JUMPS = [(5, 5), (-5, -5), (5, -5)]
+"""By a clock that jumps so, a wait would end too early, or last for hours."""
+
+
 @pytest.mark.slow
 @needs_faketime
-def test_waits_end_in_time_while_the_clock_jumps(start, campaign):
-    fakes = [start(hours, block_timeout=1) for hours in (5, -5, 0)]
-    jumping = fakes[2]
-    for how in ("receive", "in_thread"):
-        begun = clock.now()
-        for fake in fakes:
-            arguments = ([u"nothing"], True)
-            fake.begin(*((how,) + arguments if how == "receive" else (how, "receive") + arguments))
-        for hours in (5, -5, 5):
-            time.sleep(0.15)
-            jumping.turn(hours)
-        for fake in fakes:
-            assert fake.end() == [None, None]
-        took = (clock.now() - begun) / float(SECOND)
-        assert 0.99 <= took < 6
-        campaign.note("{0}: waits of 1 s took {1:.2f} s".format(how, took))
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_waits_end_in_time_while_the_clock_jumps(start, campaign, where):
+    """Longer than a second: after that much it looks at the time again."""
+    fakes = [start(hours, block_timeout=1.4) for hours in (5, -5, 0)]
+    longest = 0
+    for hours in campaign.choose(JUMPS, 2):
+        for took, answer in take_time(fakes, hours, where, "receive", [u"nothing"], True):
+            assert answer == [None, None]
+            assert 1.39 <= took < 6
+            longest = max(longest, took)
+    campaign.note("waits of 1.4 s took {0:.2f} s at most".format(longest))
 
 
 @pytest.mark.slow
@@ -266,26 +284,21 @@ def hold(layer):
 
 @pytest.mark.slow
 @needs_faketime
-def test_lock_timeouts_come_in_time_while_the_clock_jumps(start, prefix):
+def test_lock_timeouts_come_in_time_while_the_clock_jumps(start, prefix, campaign):
     fakes = [start(hours, lock_timeout=1) for hours in (5, -5, 0)]
-    jumping = fakes[2]
     with IPCChannelLayer(prefix, message_memory=1 << 20, group_memory=1 << 20) as layer:
         holder = Child(hold, layer)
         try:
             os.waitpid(holder.pid, os.WUNTRACED)
-            for how in ((), ("in_thread",)):
-                begun = clock.now()
-                for fake in fakes:
-                    fake.begin(*(how + ("send", "x", {"n": 1})))
-                for hours in (5, -5, 5):
-                    time.sleep(0.15)
-                    jumping.turn(hours)
-                assert [fake.end() for fake in fakes] == ["LockTimeout"] * 3
-                assert 0.99 <= (clock.now() - begun) / float(SECOND) < 6
+            for where in ("main", "thread"):
+                for hours in campaign.choose(JUMPS, 2):
+                    for took, answer in take_time(fakes, hours, where, "send", "x", {"n": 1}):
+                        assert answer == "LockTimeout"
+                        assert 0.99 <= took < 6
         finally:
             holder.kill()
         for fake in fakes:
-            assert fake.call("in_thread", "send", "x", {"n": 1}) is None
+            assert fake.call("timed", "thread", "send", "x", {"n": 1})[1] is None
 
 
 SET_BACK = u"""

@@ -106,6 +106,11 @@ class Site:
     def __exit__(self, *_):
         self.end_all()
 
+    def use_settings(self, module):
+        """Have what is started from now on use settings of this folder."""
+        self.environment["DJANGO_SETTINGS_MODULE"] = module
+        self.environment["PYTHONPATH"] += os.pathsep + HERE
+
     def start(self, name, *arguments, cwd=EXAMPLE):
         """Start a Python with some arguments; its output goes to a log of that name."""
         with open(self.log_path(name), "ab") as log:
@@ -224,10 +229,16 @@ class Page:
     async def say(self, text, line_id=None):
         await self.send(kind="say", id=line_id or text, text=text)
 
-    async def next(self, *kinds):
-        """The next message of one of some kinds; what tells who is there is only kept."""
+    async def next(self, *kinds, patience=PATIENCE):
+        """The next message of one of some kinds; what tells who is there is only kept.
+
+        :param patience: seconds.
+        """
+        # Who is there is told for ever: the time is for all of them together.
+        deadline = time.monotonic() + patience
         while True:
-            message = json.loads(await asyncio.wait_for(self._socket.recv(), PATIENCE))
+            left = max(deadline - time.monotonic(), 0)
+            message = json.loads(await asyncio.wait_for(self._socket.recv(), left))
             if message["kind"] == "present":
                 self.present[message["process"]] = message["count"]
             if message["kind"] in kinds:
