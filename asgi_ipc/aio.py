@@ -13,7 +13,19 @@ the naps could do neither: what is tried in a thread goes on when its caller is 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Pattern, Tuple, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Pattern,
+    Set,
+    Tuple,
+    Union,
+)
 
 from channels import exceptions
 from channels.layers import BaseChannelLayer
@@ -21,7 +33,7 @@ from channels.layers import BaseChannelLayer
 from asgi_ipc import errors, names
 from asgi_ipc._shm import clock
 from asgi_ipc.codec import pack, unpack
-from asgi_ipc.gate import PAUSE, given_up
+from asgi_ipc.gate import CROWD, PAUSE, given_up
 from asgi_ipc.options import MEBIBYTE, Options, refuse
 from asgi_ipc.process import Process
 
@@ -134,6 +146,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.block_timeout = block_timeout
         self.lock_timeout = lock_timeout
         self._breath = 0
+        self._trying: Set[object] = set()
         self._process = Process(options)
         self._stores = self._process.stores
         self._routes = _Routes(self.get_capacity)
@@ -356,13 +369,18 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     async def _persist(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Try again what could not get the lock, until ``lock_timeout`` is over."""
         deadline = clock.now() + int(self.lock_timeout * clock.SECOND)
-        while True:
-            await asyncio.sleep(PAUSE)
-            try:
-                return work(*arguments)
-            except errors.LockTimeout as error:
-                if clock.now() >= deadline:
-                    raise given_up(self.lock_timeout, error) from None
+        trying, ticket = self._trying, object()
+        trying.add(ticket)
+        try:
+            while True:
+                await asyncio.sleep(PAUSE * (1 + len(trying) // CROWD))
+                try:
+                    return work(*arguments)
+                except errors.LockTimeout as error:
+                    if clock.now() >= deadline:
+                        raise given_up(self.lock_timeout, error) from None
+        finally:
+            trying.discard(ticket)
 
     def _not_ours(self, channel: str) -> str:
         return (

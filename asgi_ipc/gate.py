@@ -16,8 +16,11 @@ from asgi_ipc.errors import LockTimeout
 TRY = 0.02
 """Seconds that one try may last: the ``lock_timeout`` that the stores are opened with."""
 
-PAUSE = 0.05
-"""Seconds after a try in vain in which there is no other."""
+PAUSE, LONGEST_PAUSE = 0.05, 0.4
+"""Seconds after a try in vain in which there is no other: double after each, up to the second."""
+
+CROWD = 50
+"""How many may come again after each pause; if there are more, all come less often."""
 
 
 class Gate:
@@ -25,6 +28,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._shut_until = 0
+        self._pause = PAUSE
         self._reason = ""
 
     def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -38,9 +42,12 @@ class Gate:
             result = work(*arguments)
         except LockTimeout as error:
             self._reason = str(error)
-            self._shut_until = clock.now() + int(PAUSE * clock.SECOND)
+            self._shut_until = clock.now() + int(self._pause * clock.SECOND)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
             raise
-        self._shut_until = 0
+        if self._shut_until:
+            self._shut_until = 0
+            self._pause = PAUSE
         return result
 
 

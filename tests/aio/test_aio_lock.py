@@ -237,23 +237,24 @@ def tries_of(layer, monkeypatch):
 
 
 async def test_many_that_try_keep_the_loop_no_longer_than_one(open_layer, hold, monkeypatch):
-    layer, own = await prepared(open_layer, capacity=1000)
-    outside = open_layer(capacity=1000)
+    options = {"capacity": 1000, "lock_timeout": 100}
+    layer, own = await prepared(open_layer, **options)
+    outside = open_layer(**options)
     waiting = [await started(layer.receive("w{0}".format(number))) for number in range(50)]
     holder = hold(layer._stores.messages)
     tries, began = tries_of(layer, monkeypatch) + tries_of(outside, monkeypatch), time.monotonic()
-    tasks = [await started(outside.send(own, HELLO)) for _ in range(200)]
-    tasks += [await started(layer.receive("r{0}".format(number))) for number in range(100)]
+    tasks = [await started(outside.send(own, HELLO)) for _ in range(60)]
+    tasks += [await started(layer.receive("r{0}".format(number))) for number in range(30)]
     await end(*waiting[:49])
     await asyncio.sleep(0.5)
-    await end(*tasks[200:])
+    await end(*tasks[60:])
     # One try at a time and layer, and a pause between them.
     assert max(len(each) for each in tries) <= (time.monotonic() - began) / PAUSE + 2
     holder.end()
-    await soon(asyncio.gather(*tasks[:200]))
+    await soon(asyncio.gather(*tasks[:60]))
     await outside.send("w49", HELLO)
     assert await soon(waiting[49]) == HELLO
-    assert [await soon(layer.receive(own)) for _ in range(200)] == [HELLO] * 200
+    assert [await soon(layer.receive(own)) for _ in range(60)] == [HELLO] * 60
 
 
 async def test_full_is_told_also_after_a_wait(open_layer, hold):
