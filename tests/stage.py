@@ -237,7 +237,7 @@ class Stage(object):
 
     def look(self):
         """What other processes could see: shared memory, and whether the lock's token is there."""
-        if not self.scene.absent:
+        if not (self.scene.absent or self.scene.afresh):
             seen = [memory[:] for _, memory in self._memory.values()]
             if posix_ipc.SEMAPHORE_VALUE_SUPPORTED:
                 seen += [token.value for token in self._tokens.values()]
