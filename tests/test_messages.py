@@ -485,7 +485,11 @@ def test_a_fan_out_does_not_recycle_what_it_has_chosen(open_store, clock, caplog
     """With all entries in use: one that an earlier target has, still empty, is not a later's."""
     store = open_store(64 * 1024)
     known = [u"known{0}".format(number) for number in range(store._directory.slots.max)]
-    for turn in range(3 * len(known)):
+    for name in known:
+        put(store, name, b"x")
+        assert get(store, name) == (name, u"", b"x")
+        clock.advance(0.001)
+    for turn in range(30 * len(known)):
         old, new = known[turn % len(known)], u"new{0}".format(turn)
         put(store, old, b"x")
         assert get(store, old) == (old, u"", b"x")
