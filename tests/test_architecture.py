@@ -40,8 +40,8 @@ LIBRARY = {
     "contextlib", "contextvars", "copy", "ctypes", "datetime", "errno", "fcntl", "fnmatch",
     "functools", "getopt", "hashlib", "hmac", "importlib", "io", "inspect", "itertools", "json",
     "logging", "math", "mmap", "operator", "optparse", "os", "pkgutil", "platform", "pwd",
-    "random", "re", "resource", "select", "selectors", "shutil", "signal", "stat", "string", "struct",
-    "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "traceback", "typing",
+    "random", "re", "resource", "select", "selectors", "shutil", "signal", "stat", "string",
+    "struct", "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "traceback", "typing",
     "uuid", "warnings", "weakref", "zlib",
 }  # fmt: skip
 OPTIONAL = {"reactor": {"twisted"}, "aio": {"channels"}}

@@ -399,3 +399,24 @@ def test_threads_that_ring_many_doorbells(make_layer, prefix):
     child.result()
     assert sorted(found) == [(number, thread) for number in range(count) for thread in range(4)]
     assert layer.check() == []
+
+
+def test_a_descriptor_that_a_thread_rings_with_is_not_closed_by_another(prefix, tmpdir):
+    """Its number would be another file's by the time of the write."""
+    name = "/{0}-messages".format(prefix)
+    bell, ringer = doorbell.Doorbell(name, 0o600), doorbell.Ringer(name)
+    # From then on its descriptor is kept.
+    assert ringer.ring(bell.number)
+    bell.silence()
+    thread = Paused(partial(at_line, ringer.ring, 4), ringer.ring, bell.number)
+    assert thread.pauses()
+    ringer.close()
+    other = os.open(str(tmpdir.join("other")), os.O_RDWR | os.O_CREAT)
+    thread.go_on()
+    size = os.fstat(other).st_size
+    os.close(other)
+    assert size == 0
+    assert thread.result is True
+    assert bell.wait(0) is True
+    bell.close()
+    assert left_behind(prefix) == []
