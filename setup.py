@@ -31,6 +31,9 @@ CHANNELS1 = [
     "channels>=1.1.8,<2",
     "daphne>=1.4.2,<2",
 ]
+CHANNELS = [
+    "channels>=3.0.5",
+]
 # What examples/chat needs, on Python 3.9 and later.
 EXAMPLE = [
     "Django>=4.2",
@@ -71,6 +74,7 @@ setup(
         "six>=1.10",
     ],
     extras_require={
+        "channels": CHANNELS,
         "channels1": CHANNELS1,
         "example": EXAMPLE,
         "twisted": ["Twisted>=17.1"],
@@ -83,8 +87,12 @@ setup(
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Web Environment",
+        "Framework :: AsyncIO",
         "Framework :: Django",
         "Framework :: Django :: 1.11",
+        "Framework :: Django :: 3.2",
+        "Framework :: Django :: 4.2",
+        "Framework :: Django :: 5.2",
         "Intended Audience :: Developers",
         "Operating System :: MacOS",
         "Operating System :: POSIX",

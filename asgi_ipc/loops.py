@@ -147,13 +147,8 @@ class Loops:
         self._give_back(seat)
 
     def forked(self) -> None:
-        """In a child: loops and waiters are the parent's; only descriptors are let go."""
-        seats = list(self._seats.values()) + self._owed
+        """In a child: loops and waiters are the parent's; doorbells let go by themselves."""
         self._seats, self._owed = {}, []
-        for seat in seats:
-            if seat.waiter is not None:
-                seat.waiter.doorbell.close()
-                seat.store = seat.waiter = None
 
     def _give_back(self, seat: Seat) -> None:
         try:

@@ -30,7 +30,6 @@ WITHOUT_MEANING = {
     "serializer_format": "messages are always packed with msgpack",
     "on_disconnect": "there is no connection that could be lost",
     "on_reconnect": "there is no connection that could be lost",
-    "connection_kwargs": "there is no server to connect to",
 }
 """Options of channels_redis, and why there is no such thing here."""
 

@@ -84,6 +84,17 @@ def test_the_script(prefix):
         assert layer.receive([u"reader"]) == (u"reader", {u"text": u"the backup is done"})
 
 
+def test_a_script_beside_channels_4(prefix):
+    with IPCChannelLayer(prefix=prefix) as layer:
+        layer.group_add(u"news", u"reader")
+        (code,) = [
+            code for code in blocks(section("With Channels 3 and 4")) if "send_group" in code
+        ]
+        output_of(run(code, prefix))
+        flash = {u"type": u"news.flash", u"text": u"the backup is done"}
+        assert layer.receive([u"reader"]) == (u"reader", flash)
+
+
 def test_the_settings(prefix):
     (code,) = [code for code in blocks(section("With Channels 1")) if "CHANNEL_LAYERS" in code]
     settings = {}
@@ -103,7 +114,8 @@ def test_the_methods_in_short(prefix):
 
 
 def test_no_example_is_left_out():
-    tested = sum(len(blocks(section(title))) for title in ("Two terminals", "With Channels 1"))
+    titles = ("Two terminals", "With Channels 3 and 4", "With Channels 1")
+    tested = sum(len(blocks(section(title))) for title in titles)
     assert len(blocks(read())) == tested + len(blocks(section("Methods")))
 
 

@@ -237,6 +237,50 @@ async def test_another_process_is_told_in_place_of_the_cancelled_one(
         await end(other)
 
 
+@pytest.mark.usefixtures("no_looks")
+@pytest.mark.parametrize("how", ["cancelled", "woken and cancelled", "served"])
+def test_a_queue_that_nobody_here_waits_at_any_longer(open_layer, open_far, how):
+    # Somebody else in the loop goes on waiting, so its doorbell stays; but not at that queue. To
+    # show that, the loop stands still from then on: a ring that went there would be lost.
+    here, there, outside = open_layer(), open_far(), open_layer()
+    loop, beside = asyncio.new_event_loop(), asyncio.new_event_loop()
+
+    async def wait():
+        receive = await started(here.receive("jobs"))
+        await started(here.receive("other.jobs"))
+        await asyncio.sleep(0.02)
+        return receive
+
+    async def go(receive):
+        if how != "cancelled":
+            await here.send("jobs", {"n": 1})
+        if how == "served":
+            return await soon(receive), False
+        # Far enough that it has been woken, but has not run.
+        while how != "cancelled":
+            if receive._fut_waiter.done():
+                break
+            await asyncio.sleep(0)
+        receive.cancel()
+        return await outcome(receive)
+
+    async def behind():
+        return await soon(other)
+
+    try:
+        receive = loop.run_until_complete(wait())
+        other = beside.run_until_complete(started(there.receive("jobs")))
+        beside.run_until_complete(asyncio.sleep(0.05))
+        got, lost = loop.run_until_complete(go(receive))
+        assert (got, lost) == (({"n": 1}, False) if how == "served" else (None, True))
+        if how != "woken and cancelled":
+            beside.run_until_complete(outside.send("jobs", {"n": 1}))
+        assert beside.run_until_complete(behind()) == {"n": 1}
+    finally:
+        run(end(*asyncio.all_tasks(loop)), lambda: loop)
+        beside.close()
+
+
 # -- whatever else may happen to a receive ---------------------------------------------------
 
 

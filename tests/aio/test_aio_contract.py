@@ -1,9 +1,11 @@
 """The class as Channels sees it: what it is made of, what it takes, and what it refuses."""
 import asyncio
 import inspect
+import os
 import re
 import subprocess
 import sys
+import textwrap
 import warnings
 
 import pytest
@@ -19,6 +21,7 @@ from asgi_ipc.aio import IPCChannelLayer
 from asgi_ipc.core import unlink
 
 HELLO = {"type": "test.message"}
+HERE = os.path.dirname(os.path.abspath(__file__))
 METHODS = [
     "send", "receive", "new_channel", "group_add", "group_discard", "group_send", "flush", "close",
 ]  # fmt: skip
@@ -155,7 +158,39 @@ def test_wrong_options(prefix, wrong):
         IPCChannelLayer(**dict({"prefix": prefix}, **wrong))
 
 
-# -- in Django's settings --------------------------------------------------------------------
+# -- in Django's settings, as README.rst has it ----------------------------------------------
+
+
+def readme_blocks():
+    """The code blocks of the section on Channels 3 and 4."""
+    path = os.path.join(os.path.dirname(HERE), os.pardir, "README.rst")
+    with open(path, encoding="utf-8") as stream:
+        text = stream.read().split("\nWith Channels 3 and 4\n")[1].split("\nWith Channels 1\n")[0]
+    pattern = r"^\.\. code-block:: python\n\n((?:(?:    .*)?\n)+)"
+    return [textwrap.dedent(block) for block in re.findall(pattern, text, re.MULTILINE)]
+
+
+def test_the_readme(prefix):
+    in_settings, in_a_view, _ = readme_blocks()
+    written = {}
+    exec(in_settings, written)
+    layers = written["CHANNEL_LAYERS"]
+    layers["default"]["CONFIG"]["prefix"] = prefix
+    with override_settings(CHANNEL_LAYERS=layers):
+        layer = get_channel_layer()
+        assert type(layer) is IPCChannelLayer
+        run(layer.group_add("news", "reader"))
+        exec(in_a_view, {})
+        assert run(layer.receive("reader")) == {"type": "news.flash", "text": "it works"}
+        layer._stores.close()
+
+
+def test_the_readme_knows_the_options_of_channels_redis():
+    path = os.path.join(os.path.dirname(HERE), os.pardir, "README.rst")
+    with open(path, encoding="utf-8") as stream:
+        table = stream.read().split("Coming from channels_redis")[1].split("With Channels 1")[0]
+    for name in options.WITHOUT_MEANING:
+        assert "``{0}``".format(name) in table
 
 
 def settings(**config):
