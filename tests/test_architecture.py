@@ -38,11 +38,11 @@ OUTSIDE = {"posix_ipc", "msgpack", "six"}
 LIBRARY = {
     "__future__", "abc", "argparse", "array", "asyncio", "atexit", "binascii", "collections",
     "contextlib", "contextvars", "copy", "ctypes", "datetime", "errno", "fcntl", "fnmatch",
-    "functools", "getopt", "hashlib", "hmac", "importlib", "io", "inspect", "itertools", "json",
+    "functools", "getopt", "hashlib", "hmac", "importlib", "inspect", "io", "itertools", "json",
     "logging", "math", "mmap", "operator", "optparse", "os", "pkgutil", "platform", "pwd",
     "random", "re", "resource", "select", "selectors", "shutil", "signal", "stat", "string",
-    "struct", "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "traceback", "typing",
-    "uuid", "warnings", "weakref", "zlib",
+    "struct", "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "traceback",
+    "typing", "uuid", "warnings", "weakref", "zlib",
 }  # fmt: skip
 OPTIONAL = {"reactor": {"twisted"}, "aio": {"channels"}}
 """What a module may import beyond: inside of a function, or because who imports it has that."""
