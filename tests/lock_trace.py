@@ -157,6 +157,9 @@ class World(object):
 
 def is_the_codes(frame):
     """Whether a frame is one of ``lock.py``, or of who uses it."""
+    if frame.f_code is lock_module._Holder.close.__code__:
+        # Of finalizers as well, which come when they like; nobody can see what it does.
+        return False
     return frame.f_globals["__name__"] == lock_module.__name__ or frame.f_code in USERS
 
 
@@ -164,6 +167,8 @@ def may_be_interrupted(frame):
     """Whether handlers come at its bytecodes: where the lock, not a segment, has to bear it."""
     code = frame.f_code
     if code.co_name in ("__init__", "__del__"):
+        return False
+    if code is lock_module._Holder.close.__code__:
         return False
     return frame.f_globals["__name__"] == lock_module.__name__ or code is use.__code__
 
