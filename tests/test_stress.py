@@ -106,9 +106,13 @@ def test_the_detector_notices_a_lock_that_does_not_lock(prefix, monkeypatch):
     monkeypatch.setattr(
         lock_module.SegmentLock, "_post", lambda self, holder: self._semaphore.release()
     )
-    overlaps, total = overlaps_and_total(prefix, prepare=double_the_token)
+    # On a machine that has time for one at a time only, they may have to try again.
+    for attempt in range(1, 21):
+        overlaps, total = overlaps_and_total(prefix, prepare=double_the_token)
+        if overlaps:
+            break
     assert overlaps > 0
-    assert total < WORKERS * ROUNDS
+    assert total < attempt * WORKERS * ROUNDS
 
 
 # -- the store -----------------------------------------------------------------------------
