@@ -1,6 +1,8 @@
 """What the tests of the store share: a prefix of their own, a clock that stands still."""
 import binascii
 import os
+import platform
+import sys
 
 import campaign as campaigns
 import pytest
@@ -9,6 +11,11 @@ from stepkit import Tally
 from storekit import Child, FakeClock, open_messages
 
 from asgi_ipc._shm import segment
+
+BENCHMARKS = "test_benchmarks.py"
+"""Its syntax, like that of the benchmarks, is of Python 3.8 and later."""
+
+collect_ignore = [BENCHMARKS] if sys.version_info < (3, 8) else []
 
 
 def pytest_addoption(parser):
@@ -26,6 +33,13 @@ def pytest_report_header(config):
 
 def pytest_terminal_summary(terminalreporter):
     campaigns.summarize(terminalreporter, terminalreporter.config)
+    for name in collect_ignore:
+        terminalreporter.write_line(
+            "tests/{0} left out: needs Python 3.8, this is {1}".format(
+                name, platform.python_version()
+            ),
+            yellow=True,
+        )
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import threading
 import time
 
 import six
+from stepkit import settrace
 from storekit import Child
 
 from asgi_ipc import IPCChannelLayer
@@ -152,7 +153,7 @@ def when(condition, act):
 
 def traced(trace, function, *args):
     """Call under a trace function."""
-    sys.settrace(trace)
+    settrace(trace)
     try:
         return function(*args)
     finally:

@@ -29,6 +29,14 @@ NEAR = 4
 """Steps before and after the commit that are always tried."""
 
 
+def settrace(function):
+    """Trace this thread; by opcode as well, where Python can and a frame asks for it."""
+    if STEP == "opcode":
+        # Python 3.12 looks at the moment of settrace whether any frame has asked yet.
+        sys._getframe().f_trace_opcodes = True
+    sys.settrace(function)
+
+
 class Tracer(object):
     """Runs a call and counts the steps of the package in it; ``at_step`` is called before each."""
 
@@ -66,10 +74,7 @@ class Tracer(object):
         # object that it passes. If a finalizer runs in there, and the trace function raises in
         # it, that is the end of the function and of the interpreter, but for this reference.
         function = self.trace
-        if STEP == "opcode":
-            # Python 3.12 and later look for this at the moment of settrace.
-            sys._getframe().f_trace_opcodes = True
-        sys.settrace(function)
+        settrace(function)
         try:
             call()
         finally:

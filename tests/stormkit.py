@@ -28,6 +28,7 @@ import traceback
 
 import six
 from detector import Detector
+from stepkit import settrace
 
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc._shm import clock
@@ -92,7 +93,7 @@ def killer(steps, inside=False):
 def doom_a_rebuild():
     """Called by who found that it has to rebuild."""
     if random.random() < DOOMED_REBUILDS:
-        sys.settrace(killer(random.randrange(1, STEPS_OF_REBUILD)))
+        settrace(killer(random.randrange(1, STEPS_OF_REBUILD)))
 
 
 class Board(object):
@@ -224,9 +225,9 @@ class Part(object):
         Half of them are counted from when the call got into a lock.
         """
         if self.random.random() < 0.5:
-            sys.settrace(killer(self.random.randrange(1, STEPS)))
+            settrace(killer(self.random.randrange(1, STEPS)))
         else:
-            sys.settrace(killer(self.random.randrange(1, STEPS_INSIDE), inside=True))
+            settrace(killer(self.random.randrange(1, STEPS_INSIDE), inside=True))
         return function(*args)
 
 

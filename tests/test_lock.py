@@ -8,6 +8,7 @@ import time
 
 import posix_ipc
 import pytest
+from stepkit import settrace
 from storekit import Child, in_child
 
 from asgi_ipc._shm import lock as lock_module
@@ -266,7 +267,7 @@ def raises_at(bytecode, function):
                 raise Raised
         return trace
 
-    sys.settrace(trace)
+    settrace(trace)
     try:
         function()
     except Raised:

@@ -780,7 +780,7 @@ class DescriptorHog(object):
     """Leaves this process, a child, so many descriptors that it can still open."""
 
     def __init__(self, left=0):
-        limit(resource.RLIMIT_NOFILE, 1 + max(map(int, os.listdir("/proc/self/fd"))))
+        limit(resource.RLIMIT_NOFILE, left + 1 + max(map(int, os.listdir("/proc/self/fd"))))
         self.taken = []
         try:
             while True:
