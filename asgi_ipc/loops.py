@@ -13,6 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from asgi_ipc.errors import IPCError, LockTimeout, ReentrantCall
+from asgi_ipc.gate import PAUSE
 from asgi_ipc.watch import Watch
 
 if TYPE_CHECKING:
@@ -154,8 +155,11 @@ class Loops:
         try:
             self.gate.run(seat.give_back, self.stores.messages)
         except (LockTimeout, ReentrantCall):
-            # At the next sweep.
+            # Soon: what it was rung for, another one is told of only then.
             self._owed.append(seat)
+            loop = _running_loop()
+            if loop is not None:
+                loop.call_later(PAUSE, self.sweep)
         except IPCError:
             # The store is of no use any more, nor is its waiter.
             seat.waiter.doorbell.close()

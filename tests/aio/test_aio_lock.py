@@ -16,6 +16,7 @@ from channels.exceptions import ChannelFull
 from storekit import Child
 
 from asgi_ipc.aio import IPCChannelLayer
+from asgi_ipc.codec import pack
 from asgi_ipc.errors import IPCError, LockTimeout
 from asgi_ipc.gate import PAUSE
 
@@ -267,6 +268,22 @@ async def test_full_is_told_also_after_a_wait(open_layer, hold):
     with pytest.raises(ChannelFull) as caught:
         await soon(send)
     assert isinstance(caught.value, IPCError)
+
+
+@pytest.mark.usefixtures("no_looks")
+async def test_who_leaves_while_it_is_held_still_has_the_next_one_told(open_layer, hold):
+    here, there, outside = open_layer(), open_layer(), open_layer()
+    receive = await started(here.receive("jobs"))
+    other = await started(there.receive("jobs"))
+    messages = outside._stores.messages
+    messages.send("jobs", "", pack(HELLO), 10**10, 100)
+    holder = hold(messages)
+    # Rung, but it goes before its loop has heard of that, and cannot tell the segment now.
+    await end(receive)
+    await asyncio.sleep(0.1)
+    assert not other.done()
+    holder.end()
+    assert await soon(other) == HELLO
 
 
 def test_a_new_layer_waits_for_the_lock(prefix, open_layer, hold):
