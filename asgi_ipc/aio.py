@@ -224,8 +224,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         :raises GroupsFull: ``group_memory`` is used up.
         :raises TypeError: a wrong name.
         """
-        self._check_group(group)
-        self._route(channel)
+        group, channel = self._member(group, channel)
         await self._do(self._process.group_add, group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
@@ -233,8 +232,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         :raises TypeError: a wrong name.
         """
-        self._check_group(group)
-        self._route(channel)
+        group, channel = self._member(group, channel)
         await self._do(self._process.group_discard, group, channel)
 
     async def group_send(self, group: str, message: Message) -> None:
@@ -247,7 +245,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         :raises MessageTooLarge: above ``max_message_size``.
         :raises TypeError: a wrong name, or a value that msgpack cannot carry.
         """
-        self._check_group(group)
+        group = self._group(group)
         await self._do(self._process.send_group, group, self._pack(group, message))
         if self._stores.messages.lapsed:
             self._process.tidy()
@@ -312,12 +310,19 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             raise
         return route
 
-    def _check_group(self, group: str) -> None:
+    def _group(self, group: str) -> str:
+        """A group's name as plain text."""
         try:
-            self._groups[group]
+            plain: str = self._groups[group]
         except TypeError:
             names.group_name(group)
             raise
+        return plain
+
+    def _member(self, group: str, channel: str) -> Tuple[str, str]:
+        """Both names as plain text."""
+        queue, local, _ = self._route(channel)
+        return self._group(group), queue + local
 
     def _pack(self, name: str, message: Message) -> bytes:
         payload = pack(message)

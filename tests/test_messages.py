@@ -611,23 +611,3 @@ def test_a_close_after_somebody_died_leaves_the_rebuild_to_the_next(store, open_
     other.close()
     assert get(store, u"a")[2] == b"x"
     assert store._words[EPOCH] == before + 1
-
-
-def test_a_fan_out_does_not_recycle_what_it_has_chosen(open_store, clock, caplog):
-    """With all entries in use: one that an earlier target has, still empty, is not a later's."""
-    store = open_store(64 * 1024)
-    known = [u"known{0}".format(number) for number in range(store._directory.slots.max)]
-    for name in known:
-        put(store, name, b"x")
-        assert get(store, name) == (name, u"", b"x")
-        clock.advance(0.001)
-    for turn in range(30 * len(known)):
-        old, new = known[turn % len(known)], u"new{0}".format(turn)
-        put(store, old, b"x")
-        assert get(store, old) == (old, u"", b"x")
-        clock.advance(0.001)
-        assert store.send_each([(old, b"", 10), (new, b"", 10)], b"both", LONG) == []
-        assert get(store, old) == (old, u"", b"both")
-        assert get(store, new) == (new, u"", b"both")
-    assert caplog.records == []
-    assert store.check() == []

@@ -288,6 +288,20 @@ def test_helpers_of_the_base_class_that_use_them(layer):
     assert [capacity for _, capacity in compiled] == [2, 3]
 
 
+async def test_a_subclass_of_text_is_a_name_like_any_other(layer):
+    from django.utils.safestring import SafeString
+
+    channel = await layer.new_channel()
+    group, member = SafeString("room"), SafeString(channel)
+    await layer.group_add(group, member)
+    await layer.group_send(group, {"type": "test.message"})
+    assert await layer.receive(member) == {"type": "test.message"}
+    assert [type(name) for name in layer._stores.groups.members("room")] == [str]
+    assert [type(name) for name in layer._stores._plans] == [str]
+    await layer.group_discard(group, member)
+    assert layer._stores.groups.members("room") == []
+
+
 async def test_a_reply_to_the_synchronous_layer(layer, prefix):
     with asgi_ipc.IPCChannelLayer(prefix) as other:
         reply = other.new_channel("reply?")
