@@ -7,10 +7,8 @@ A receiver that finds nothing is hung up in the very critical section in which i
 sender that finds one hung up takes it off, and rings it with the lock free. Whoever was rung and
 leaves without the message has the next one rung.
 """
-import atexit
 import logging
 import time
-import weakref
 
 from asgi_ipc._shm import forks
 from asgi_ipc._shm.clock import SECOND
@@ -26,14 +24,6 @@ POLL = 0.05
 
 logger = logging.getLogger("asgi_ipc")
 
-_attached = weakref.WeakSet()
-
-
-@atexit.register
-def _leave():
-    for store in list(_attached):
-        store.drop_doorbells()
-
 
 class Receivers(MessageSegment):
     """The waiting side of a message store."""
@@ -45,7 +35,6 @@ class Receivers(MessageSegment):
         self._closed = False
         self._ringer = Ringer(self.name)
         forks.watch(self)
-        _attached.add(self)
 
     def borrow_waiter(self):
         """Return a waiter with a doorbell for one receive at a time; hand it back after.
@@ -240,15 +229,6 @@ class Receivers(MessageSegment):
                 self._idle_waiters.pop().doorbell.close()
             except IndexError:
                 break
-
-    def drop_doorbells(self):
-        """Remove this process's doorbells; what is in the segment others strike off.
-
-        Takes no lock: at the end of a process there is nobody to wait for.
-        """
-        for waiter in self._idle_waiters + list(self._waiting):
-            if waiter.doorbell.usable:
-                waiter.doorbell.close()
 
     def _afterwards(self):
         super(Receivers, self)._afterwards()
