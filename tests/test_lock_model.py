@@ -9,6 +9,8 @@ import pytest
 if sys.version_info < (3, 6):
     pytest.skip("the model is written in generators of Python 3", allow_module_level=True)
 
+import concurrent.futures
+
 import lock_trace
 from lock_explorer import CALLS, Broken, Explorer, differences, merged, unfold
 from lock_family import BORN, CHILD, LATE, Family
@@ -34,7 +36,12 @@ def model(protocol, interrupts=1, calls=()):
 def code(protocol=Lock, interrupts=1, calls=(), between=()):
     """The Graph of the real SegmentLock."""
     with lock_trace.capabilities(protocol.count_supported, protocol.timeout_supported):
-        return unfold(lock_trace.replay, interrupts, calls, between)
+        if not between:
+            return unfold(lock_trace.replay, interrupts, calls)
+        # What is raised between a handler's end and its last bytecode has the thread believe for
+        # ever that it is handling an exception: so in a thread of its own.
+        with concurrent.futures.ThreadPoolExecutor(1) as beside:
+            return beside.submit(unfold, lock_trace.replay, interrupts, calls, between).result()
 
 
 def explored(campaign, title, graph, *arguments, **options):
