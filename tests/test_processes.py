@@ -25,7 +25,7 @@ from processkit import (
 )
 from storekit import Child, in_child
 
-from asgi_ipc._shm import clock
+from asgi_ipc._shm import clock, forks
 from asgi_ipc.core import unlink
 
 pytestmark = [
@@ -197,6 +197,28 @@ def test_a_dead_parents_doorbell_is_not_held_open_by_its_children(prefix, make_l
     os.close(stay_writer)
     os.close(ready_reader)
     assert found == []
+
+
+class TakesLong(object):
+    """Something that needs a while to become a child's own."""
+
+    own = True
+
+    def forked(self):
+        self.own = False
+        time.sleep(0.2)
+        self.own = True
+
+
+def test_no_thread_of_a_child_goes_on_before_all_is_its_own():
+    thing = TakesLong()
+    forks.watch(thing)
+
+    def use(number):
+        forks.check()
+        assert thing.own
+
+    in_child(lambda: in_threads(4, use))
 
 
 def test_parent_and_child_at_once(layer):

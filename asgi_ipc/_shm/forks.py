@@ -8,10 +8,12 @@ method ``forked()``, which runs in the child: at once where Python has
 ``os.register_at_fork`` (3.7), else before the child's first operation (``check()``).
 """
 import os
+import threading
 import weakref
 
 _watched = {}
-_pid = os.getpid()
+_turns = {}
+_pid = _seen_to = os.getpid()
 
 NEEDS_CHECK = not hasattr(os, "register_at_fork")
 """True where no hook exists, so that every operation has to call ``check()``."""
@@ -29,18 +31,25 @@ def pid():
 
 
 def check():
-    """Notice a fork that no hook told us of."""
-    if os.getpid() != _pid:
-        _in_child()
+    """Notice a fork that no hook told us of; return when all who watch have heard of it.
+
+    The lock is the child's own: one that the parent made may be held, by nobody in here.
+    """
+    pid = os.getpid()
+    if pid != _seen_to:
+        with _turns.setdefault(pid, threading.RLock()):
+            if pid != _pid:
+                _in_child()
 
 
 def _in_child():
-    global _pid
+    global _pid, _seen_to
     _pid = os.getpid()
     for reference in list(_watched.values()):
         thing = reference()
         if thing is not None:
             thing.forked()
+    _seen_to = _pid
 
 
 if not NEEDS_CHECK:
