@@ -40,6 +40,15 @@ EXAMPLE = [
     "channels>=4.0",
     "daphne>=4.0",
 ]
+BENCH = [
+    "channels>=4",
+    "channels_lite[aio]",
+    "channels_redis>=4",
+    "diskcache",
+    "faster-fifo",
+    "matplotlib",
+    "rich",
+]
 TESTS = [
     "asgiref==1.1.2",
     "hypothesis",
@@ -74,6 +83,7 @@ setup(
         "six>=1.10",
     ],
     extras_require={
+        "bench": BENCH,
         "channels": CHANNELS,
         "channels1": CHANNELS1,
         "example": EXAMPLE,

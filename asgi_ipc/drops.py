@@ -34,6 +34,8 @@ class Drops(object):
 
     def add(self, name, channels):
         """Note that these channels were full, under a name: the group that was sent to."""
+        if forks.NEEDS_CHECK:
+            forks.check()
         with self._lock:
             self.total += len(channels)
             count, _ = self._since.get(name, (0, None))

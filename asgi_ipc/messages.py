@@ -188,14 +188,15 @@ class MessageStore(Senders):
         """Figures of the whole segment, see ``statistics``. Cost: the channels, in pieces."""
         pending, oldest, first = 0, 0, 0
         while first is not None:
-            first, found, age = self._run(
-                statistics.piece, self._words, self._directory.slots, first
-            )
+            first, found, age = self._run(self._piece, first)
             pending += found
             oldest = min(oldest or age, age or oldest)
         return self._run(
             statistics.figures, self._words, HEADER_RATES, pending, oldest, self._clock()
         )
+
+    def _piece(self, first):
+        return statistics.piece(self._words, self._directory.slots, first)
 
     def channel_statistics(self, queue):
         """Figures of one queue, see ``statistics``."""
@@ -239,4 +240,6 @@ class MessageStore(Senders):
         self.forget_waiters()
         self._segment.close()
         self.wake_all()
+        # Python 2.7 keeps a mapping, and its descriptor, as long as anything refers to it.
+        self._words = self._log = self._directory = self._waiters = None
 

@@ -166,6 +166,8 @@ class Stores(object):
         """Attach anew if a segment was removed under us."""
         if not (self.messages.replaced() or self.groups.replaced()):
             return
+        if forks.NEEDS_CHECK:
+            forks.check()
         with self._renewing:
             if self._closed or not (self.messages.replaced() or self.groups.replaced()):
                 return

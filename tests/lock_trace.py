@@ -157,6 +157,9 @@ class World(object):
 
 def is_the_codes(frame):
     """Whether a frame is one of ``lock.py``, or of who uses it."""
+    if frame.f_code is lock_module._Holder.close.__code__:
+        # Of finalizers as well, which come when they like; nobody can see what it does.
+        return False
     return frame.f_globals["__name__"] == lock_module.__name__ or frame.f_code in USERS
 
 
@@ -164,6 +167,8 @@ def may_be_interrupted(frame):
     """Whether handlers come at its bytecodes: where the lock, not a segment, has to bear it."""
     code = frame.f_code
     if code.co_name in ("__init__", "__del__"):
+        return False
+    if code is lock_module._Holder.close.__code__:
         return False
     return frame.f_globals["__name__"] == lock_module.__name__ or code is use.__code__
 
@@ -236,11 +241,14 @@ class Clock(object):
 def capabilities(count=True, timeout=True):
     """For a while, semaphores can tell their value and take a timeout, or not."""
     names = "_flock clock time COUNT_SUPPORTED TIMEOUT_SUPPORTED LONGEST_NAP _handles_signals"
+    names += " _flock_owner"
     before = {name: getattr(lock_module, name) for name in names.split()}
     lock_module.COUNT_SUPPORTED = count
     lock_module.TIMEOUT_SUPPORTED = timeout
     lock_module.LONGEST_NAP = lock_module.FIRST_NAP
     lock_module._handles_signals = lambda: not timeout
+    # What the kernel says of the holder is for a text only.
+    lock_module._flock_owner = lambda descriptor: None
     try:
         yield
     finally:

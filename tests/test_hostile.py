@@ -567,6 +567,7 @@ def test_what_cannot_travel_is_refused_where_it_is_sent(layer, kind):
     assert layer.global_statistics()["messages_count"] == 2
 
 
+@pytest.mark.skipif(six.PY2, reason="Python 2 has to look at each value of such a message")
 def test_bytes_that_look_like_a_surrogate_cost_as_much_as_others(layer):
     """In UTF-8 a surrogate begins so; a client may send what bytes it likes."""
     times = {}

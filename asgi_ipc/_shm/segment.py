@@ -185,6 +185,8 @@ class Segment(object):
         if not self.reserve(0, PAGE):
             raise SegmentError(no_room(self.name, PAGE))
         self.map = mmap.mmap(self._descriptor, found_size)
+        if six.PY2:
+            _close_copies_on_exec(self._descriptor)
         self.words = words = view_words(self.map)
         if words[MAGIC] == 0 and words[SEAL] == 0 and (
             words[LAYOUT] in (0, self._layout) and words[KIND] in (0, self._kind)
@@ -377,6 +379,18 @@ def _seal_of(words):
     """What SEAL has to be; never 0."""
     constant = _SEALED.pack(words[LAYOUT], words[KIND], words[SIZE], words[KEY])
     return 1 << 32 | zlib.crc32(constant) & 0xFFFFFFFF
+
+
+def _close_copies_on_exec(descriptor):
+    """Python 2.7 maps a copy of a descriptor, and hands that on to programs it executes."""
+    folder, mine = "/proc/self/fd", os.fstat(descriptor)
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        try:
+            if os.path.samestat(os.fstat(int(name)), mine):
+                close_on_exec(int(name))
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
 
 
 def _fallocate(descriptor, first, length):
