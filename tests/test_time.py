@@ -96,6 +96,12 @@ needs_faketime = pytest.mark.skipif(
 )
 
 
+def sweep(pid):
+    """Remove what libfaketime leaves in shared memory of a process that was killed, or not."""
+    for path in glob.glob("/dev/shm/*faketime_*_{0}".format(pid)):
+        os.unlink(path)
+
+
 class Fake(object):
     """A process with a layer, and with a wall clock that is as many hours off as it is told."""
 
@@ -156,9 +162,7 @@ class Fake(object):
         self.process.wait()
         self.process.stdin.close()
         self.process.stdout.close()
-        for path in glob.glob("/dev/shm/*faketime_*_{0}".format(self.process.pid)):
-            # What libfaketime leaves if it is killed.
-            os.unlink(path)
+        sweep(self.process.pid)
 
 
 @pytest.fixture
@@ -501,6 +505,7 @@ def test_all_pythons_of_the_machine_read_one_clock(tmpdir, campaign):
                 process.stdin.close()
                 process.wait()
                 process.stdout.close()
+                sweep(process.pid)
     assert widest
     campaign.note(
         "{0} agree, within {1} us at best".format(
