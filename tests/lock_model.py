@@ -66,7 +66,6 @@ class Lock(object):
     """``SegmentLock``, as one thread uses it. ``frame`` is 0, and 1 in a handler's call."""
 
     count_supported = True
-    timeout_supported = True
 
     def __init__(self):
         self.holder = Holder()
@@ -142,7 +141,7 @@ class Lock(object):
         return (yield "flock(TRY)")
 
     def _take_token(self):
-        return (yield "semaphore.acquire(seconds)")
+        return (yield "semaphore.acquire(0)")
 
     def _wait(self, holder):
         while True:
@@ -248,7 +247,6 @@ ANSWERS = {
     "rest": ("use", "detach"),
     "rest, closed": ("use", "detach"),
     "semaphore.acquire(0)": (True, False),
-    "semaphore.acquire(seconds)": (True, False),
     "semaphore.value": (0, 1),
     "semaphore.release()": (None,),
     "flock(TRY)": (True, False),
@@ -356,11 +354,10 @@ def take(step, answer, shared, mine, free):
     None if it cannot be answered so. ``free``: nobody else has the flock.
     """
     count, busy, torn = shared
-    if step in ("semaphore.acquire(0)", "semaphore.acquire(seconds)"):
+    if step == "semaphore.acquire(0)":
         if answer:
             return (Shared(count - 1, busy, torn), mine) if count else None
-        # A wait may end in vain at any moment; a try does only where there is no token.
-        return (shared, mine) if not count or step == "semaphore.acquire(seconds)" else None
+        return (shared, mine) if not count else None
     if step == "semaphore.value":
         return (shared, mine) if bool(answer) == bool(count) else None
     if step == "semaphore.release()":

@@ -193,7 +193,8 @@ class Semaphore(object):
         self._step = world.step
 
     def acquire(self, timeout):
-        if not self._step("semaphore.acquire({0})".format("seconds" if timeout else "0")):
+        assert timeout == 0
+        if not self._step("semaphore.acquire(0)"):
             raise posix_ipc.BusyError
 
     def release(self):
@@ -238,15 +239,12 @@ class Clock(object):
 
 
 @contextlib.contextmanager
-def capabilities(count=True, timeout=True):
-    """For a while, semaphores can tell their value and take a timeout, or not."""
-    names = "_flock clock time COUNT_SUPPORTED TIMEOUT_SUPPORTED LONGEST_NAP _handles_signals"
-    names += " _flock_owner"
+def capabilities(count=True):
+    """For a while, semaphores can tell their value, or not."""
+    names = "_flock clock time COUNT_SUPPORTED LONGEST_NAP _flock_owner"
     before = {name: getattr(lock_module, name) for name in names.split()}
     lock_module.COUNT_SUPPORTED = count
-    lock_module.TIMEOUT_SUPPORTED = timeout
     lock_module.LONGEST_NAP = lock_module.FIRST_NAP
-    lock_module._handles_signals = lambda: not timeout
     # What the kernel says of the holder is for a text only.
     lock_module._flock_owner = lambda descriptor: None
     try:

@@ -8,20 +8,7 @@ class NoCount(Lock):
     count_supported = False
 
 
-class NoTimeout(Lock):
-    """Where a wait for it has no end, and in the thread that handles signals."""
-
-    timeout_supported = False
-
-    def _take_token(self):
-        return (yield "semaphore.acquire(0)")
-
-
-class Neither(NoTimeout):
-    count_supported = False
-
-
-SYSTEMS = {"all": Lock, "no count": NoCount, "no timeout": NoTimeout, "neither": Neither}
+SYSTEMS = {"all": Lock, "no count": NoCount}
 
 
 # -- each without one of the rules ---------------------------------------------------------

@@ -52,13 +52,11 @@ def segment(attach):
     return attach()
 
 
-@pytest.fixture(params=["all", "no count", "no timeout", "neither"])
+@pytest.fixture(params=["all", "no count"])
 def capabilities(request, monkeypatch):
-    """Also as on systems whose semaphores tell no value, or take no timeout (macOS)."""
-    if request.param in ("no count", "neither"):
+    """Also as on systems whose semaphores tell no value (macOS)."""
+    if request.param == "no count":
         monkeypatch.setattr(lock_module, "COUNT_SUPPORTED", False)
-    if request.param in ("no timeout", "neither"):
-        monkeypatch.setattr(lock_module, "TIMEOUT_SUPPORTED", False)
     return request.param
 
 

@@ -35,7 +35,7 @@ def model(protocol, interrupts=1, calls=()):
 
 def code(protocol=Lock, interrupts=1, calls=(), between=()):
     """The Graph of the real SegmentLock."""
-    with lock_trace.capabilities(protocol.count_supported, protocol.timeout_supported):
+    with lock_trace.capabilities(protocol.count_supported):
         if not between:
             return unfold(lock_trace.replay, interrupts, calls)
         # What is raised between a handler's end and its last bytecode has the thread believe for
@@ -104,7 +104,6 @@ METHODS = [
 
 THE_CODES = {
     "self._semaphore.acquire(0)": "semaphore.acquire(0)",
-    "self._semaphore.acquire(seconds)": "semaphore.acquire(seconds)",
     "self._semaphore.release()": "semaphore.release()",
     "_flock(holder.descriptor, _TRY)": "flock(TRY)",
     "_flock(descriptor, _TRY)": "flock(TRY)",
@@ -114,9 +113,9 @@ THE_CODES = {
 """The steps, as ``lock.py`` writes them."""
 
 ITS_OWN = {
-    "forks.check()", "forks.pid()", "clock.now()", "time.sleep(nap)", "_handles_signals()",
-    "time.sleep(min(seconds, TOKEN_NAP))", "min(seconds, TOKEN_NAP)", "min(2 * nap, LONGEST_NAP)",
-    "int(self.lock_timeout * clock.SECOND)", "sys._getframe(1)", "sys._getframe(2)",
+    "forks.check()", "forks.pid()", "clock.now()", "time.sleep(nap)",
+    "min(2 * nap, LONGEST_NAP)", "int(self.lock_timeout * clock.SECOND)", "sys._getframe(1)",
+    "sys._getframe(2)",
     "frame.f_locals.get('lock')", "len(self._descriptors)", "self._semaphore.close()",
     "self._holders.mine.close()", "_flock_owner(holder.descriptor)",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The lock of a segment: a semaphore queues, the kernel says who is alive.
+"""The lock of a segment: a semaphore admits, the kernel says who is alive.
 
 Knows a semaphore, an open file description for each thread, and two words of the segment.
 Does not know what the segment holds; tells its user when that has to be rebuilt.
@@ -6,9 +6,14 @@ Does not know what the segment holds; tells its user when that has to be rebuilt
 How it works. ``acquire`` takes the semaphore's token and then the ``flock`` of the segment.
 Uncontended, the flock is free: whoever has the token is alone. It is there for the day on
 which a holder dies, because the kernel drops it then, however the holder died, in whatever
-pid namespace. Whoever waits for the token in vain for ``FIRST_WAIT`` tries the flock, which
-is always safe. Got it: the holder is dead and its token died with it, so go on as the
-holder. Not got: the holder is alive, perhaps stopped: keep trying, up to ``lock_timeout``.
+pid namespace. Whoever finds no token takes short naps, and tries both after each: the flock
+without a token, too, which is always safe. Got it: the holder has left, or is dead and its token
+died with it, so go on as the holder. Not got: it is alive, perhaps stopped: keep trying, up to
+``lock_timeout``.
+
+Nobody sleeps in the semaphore. What a signal's handler raises meanwhile (SystemExit, when a
+worker is stopped) posix_ipc replaces by its SignalError, and it is gone. And the time for which
+a semaphore is waited for is one of the wall clock: set back, it is hours.
 
 Invariants:
 
@@ -59,27 +64,19 @@ import posix_ipc
 from asgi_ipc._shm import clock, forks
 from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
 
-FIRST_WAIT = 0.02
-"""Seconds to wait for a token before asking the kernel whether the holder lives."""
-
-FIRST_NAP, LONGEST_NAP = 0.00005, 0.02
-"""Seconds between tries of a flock that somebody holds who has no token."""
-
-TOKEN_NAP = 0.0002
-"""Seconds between tries for a token where waiting for one is no good."""
+FIRST_NAP, LONGEST_NAP = 0.00005, 0.005
+"""Seconds between tries to get in; each nap is twice the one before."""
 
 LOCKS = "/proc/locks"
 """Where Linux tells who holds which lock."""
 
 COUNT_SUPPORTED = posix_ipc.SEMAPHORE_VALUE_SUPPORTED
-TIMEOUT_SUPPORTED = posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED
 
 CLOSED = "this channel layer was closed; make a new one"
 
 _TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
 _UNLOCK = fcntl.LOCK_UN
 _flock = fcntl.flock
-_MAIN_THREAD = getattr(threading, "_MainThread")  # noqa: B009 (2.7 has no main_thread())
 
 
 class _Holder(object):
@@ -302,19 +299,10 @@ class SegmentLock(object):
             return False
         return True
 
-    def _take_token(self, seconds):
-        """Wait up to ``seconds`` for a token; True if one was got."""
-        if not TIMEOUT_SUPPORTED or _handles_signals():
-            # What a signal's handler raises (SystemExit, when a worker is stopped) posix_ipc
-            # replaces by its SignalError, and it is gone; sleep lets it through.
-            time.sleep(min(seconds, TOKEN_NAP))
-            seconds = 0
+    def _take_token(self):
         try:
-            self._semaphore.acquire(seconds)
-        except posix_ipc.BusyError:
-            return False
-        except posix_ipc.SignalError:
-            # Not a thread in which handlers run: none of them raised here.
+            self._semaphore.acquire(0)
+        except (posix_ipc.BusyError, posix_ipc.SignalError):
             return False
         return True
 
@@ -323,12 +311,11 @@ class SegmentLock(object):
         nap = FIRST_NAP
         deadline = clock.now() + int(self.lock_timeout * clock.SECOND)
         while True:
-            if holder.token:
-                # Our turn, but one who came in without a token is still inside.
-                time.sleep(nap)
-                nap = min(2 * nap, LONGEST_NAP)
-            else:
-                holder.token = self._take_token(FIRST_WAIT)
+            time.sleep(nap)
+            nap = min(2 * nap, LONGEST_NAP)
+            if not holder.token:
+                holder.token = self._take_token()
+            # Also with a token: one who came in without may be inside.
             if self._try_flock(holder.descriptor):
                 return
             if clock.now() >= deadline:
@@ -396,8 +383,3 @@ def _flock_owner(descriptor):
     except (IOError, OSError):
         return None
     return 0
-
-
-def _handles_signals():
-    """Whether Python runs signal handlers in this thread: in the main one alone."""
-    return isinstance(threading.current_thread(), _MAIN_THREAD)
