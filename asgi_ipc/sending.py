@@ -271,6 +271,12 @@ class Senders(Receivers):
                 "{0} holds {1} messages, its capacity. Read it faster, send later, or raise "
                 "capacity (or channel_capacity for this channel).".format(queue, capacity)
             )
+        if refused == NO_ENTRY and not self._directory.slots.all_used:
+            return (
+                "no room to enter the channel {0}: the system has no shared memory left for a "
+                "longer table of channels. Enlarge it (Docker: --shm-size), or remove stale "
+                "segments.".format(queue)
+            )
         if refused == NO_ENTRY:
             return (
                 "no room to enter the channel {0}: all {1} channels that message_memory={2} has "

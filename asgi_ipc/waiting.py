@@ -182,6 +182,9 @@ class Receivers(MessageSegment):
                     # What was to be done is done; whoever waits there looks within a second.
                     logger.warning("a dead waiter of %s was not struck off", self.name)
 
+    def _suspects(self, now):
+        return self._waiters.suspects(now, 8)
+
     def _strike(self, bell, number, entry=0):
         """Strike off a bell; its entry's next waiter is told in its place."""
         self._waiters.strike(bell, number)
@@ -190,7 +193,7 @@ class Receivers(MessageSegment):
 
     def _strike_suspects(self):
         """Strike off a few bells whose owners died without leaving."""
-        for bell, number in self._run(self._waiters.suspects, self._clock(), 8):
+        for bell, number in self._run(self._suspects, self._clock()):
             # A stopped one hears it when it goes on, and looks: no harm.
             if not self._ringer.ring(number):
                 self._run(self._strike, bell, number)

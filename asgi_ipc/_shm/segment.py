@@ -18,8 +18,9 @@ The words that are the same in every segment::
 A segment is made under its own lock: whoever opens the name first finds it of size 0, sizes
 it, reserves and fills the header, stores the seal, stores the magic. One who finds a size but
 neither seal nor magic comes after a process that died in the making, and makes it anew; one
-who finds the seal, but no magic, stores that. The size is never set a second time: that would
-cut memory off under those who use it.
+who finds the seal, but no magic, stores that. The size of what has either is never set a second
+time: that would cut memory off under those who use it. Where the memory does not suffice for the
+header, the size goes back to 0.
 
 Memory is reserved before it is touched (``reserve``): touching a page that tmpfs has no room
 for is a SIGBUS, while a failed reservation is an answer. So is touching what another program
@@ -178,12 +179,13 @@ class Segment(object):
                     raise
                 raise SegmentError(no_room(self.name, size))
             found_size = size
+            self.created = True
         if found_size < PAGE or found_size % 8:
             raise SegmentError(self._stranger("it is too small ({0} bytes)".format(found_size)))
         self.size = found_size
         # The header page has to be there before the first look at it.
         if not self.reserve(0, PAGE):
-            raise SegmentError(no_room(self.name, PAGE))
+            self._refuse(PAGE, unmade=self.created)
         self.map = mmap.mmap(self._descriptor, found_size)
         if six.PY2:
             _close_copies_on_exec(self._descriptor)
@@ -201,7 +203,7 @@ class Segment(object):
     def _make(self, fixed, lay_header):
         words = self.words
         if not self.reserve(PAGE, fixed):
-            raise SegmentError(no_room(self.name, fixed))
+            self._refuse(fixed, unmade=True)
         words[LAYOUT] = self._layout
         words[KIND] = self._kind
         words[SIZE] = self.size
@@ -209,7 +211,14 @@ class Segment(object):
         lay_header(words, self.size)
         words[SEAL] = _seal_of(words)
         words[MAGIC] = MAGIC_VALUE
-        self.created = True
+
+    def _refuse(self, needed, unmade):
+        """There is no memory for it. ``unmade``: have the next one give it a size of its own."""
+        if unmade and SHM_FOLDER is not None:
+            # Nobody has this mapped but those who came as far as here, and failed.
+            self._release_words()
+            os.ftruncate(self._descriptor, 0)
+        raise SegmentError(no_room(self.name, needed))
 
     def _validate(self):
         words = self.words

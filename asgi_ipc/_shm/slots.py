@@ -66,6 +66,11 @@ class Slots(object):
             raise Damage("HIGH of the {0} is out of range".format(self.name))
         return high
 
+    @property
+    def all_used(self):
+        """Whether there is no slot that was never used: then more memory would not help."""
+        return self._words[self._control + HIGH] >= self.max
+
     def take(self):
         """Return the word index of a free slot, or 0. It stays free until its STATE is set.
 
