@@ -373,6 +373,13 @@ class Segment(object):
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, self.mode)
         except (IOError, OSError) as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise SegmentError(
+                    "each thread needs a descriptor of its own to lock the shared memory {0}, and "
+                    "there is none left: {1}. Raise the limit (ulimit -n).".format(
+                        self.name, error
+                    )
+                )
             if error.errno not in (errno.EACCES, errno.EPERM):
                 raise
             # A thread that is new since this process became another user's.
