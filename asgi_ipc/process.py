@@ -74,18 +74,34 @@ class Process:
     def send(self, queue: str, local: str, payload: bytes, capacity: int) -> None:
         """Send; see ``MessageStore.send``."""
         messages = self.stores.messages
-        if queue.endswith(self.own) and messages.quiet(queue):
+        if queue[-1] == "!" and queue.endswith(self.own) and messages.quiet(queue):
             record = ([local], payload, clock.now() + self._lifetime)
             if not self.inbox.post(queue, record, capacity, at_once=True):
                 raise ChannelFull(_why_full(queue, capacity))
-        else:
-            self._gate.run(messages.send, queue, local, payload, self._lifetime, capacity)
+            return
+        gate = self._gate
+        if gate.shut_until:
+            gate.run(messages.send, queue, local, payload, self._lifetime, capacity)
+            return
+        try:
+            messages.send(queue, local, payload, self._lifetime, capacity)
+        except LockTimeout as error:
+            gate.shut(error)
+            raise
 
     def take(self, channel: str, queue: str, local: str) -> Optional[bytes]:
         """The oldest message of a channel, or None."""
         if queue[-1] == "!":
             return self.inbox.take(channel, queue, local)
-        found = self._gate.run(self.stores.messages.receive, [queue])
+        gate = self._gate
+        if gate.shut_until:
+            found = gate.run(self.stores.messages.receive, [queue])
+        else:
+            try:
+                found = self.stores.messages.receive([queue])
+            except LockTimeout as error:
+                gate.shut(error)
+                raise
         payload: Optional[bytes] = found and found[2]
         return payload
 
