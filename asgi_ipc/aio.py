@@ -163,16 +163,28 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         :raises MessageTooLarge: above ``max_message_size``.
         :raises TypeError: a wrong name, or a value that msgpack cannot carry.
         """
-        queue, local, capacity = self._route(channel)
-        payload = self._pack(channel, message)
         try:
-            self._process.send(queue, local, payload, capacity)
-        except errors.LockTimeout:
+            queue, local, capacity = self._routes[channel]
+        except TypeError:
+            queue, local, capacity = self._route(channel)
+        payload = pack(message)
+        if len(payload) > self.max_message_size:
+            raise self._too_large(channel, payload)
+        process = self._process
+        messages = process.stores.messages
+        try:
+            if queue[-1] == "!" or process.gate.shut_until:
+                process.send(queue, local, payload, capacity)
+            else:
+                # It would do just this. Two calls less are 0.2 us.
+                messages.send(queue, local, payload, process.lifetime, capacity)
+        except errors.LockTimeout as error:
+            process.gate.shut(error)
             await self._persist(self._send_again, queue, local, payload, capacity)
         except errors.ChannelFull as error:
             raise ChannelFull(str(error)) from None
-        if self._stores.messages.lapsed:
-            self._process.tidy()
+        if messages.lapsed:
+            process.tidy()
 
     async def receive(self, channel: str) -> Message:
         """Wait for the oldest message of a channel.
@@ -185,23 +197,34 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             process.
         :raises TypeError: a wrong name.
         """
-        queue, local, _ = self._route(channel)
-        if queue[-1] == "!" and not self._process.owns(queue):
-            raise TypeError(self._not_ours(channel))
+        try:
+            queue, local, _ = self._routes[channel]
+        except TypeError:
+            queue, local, _ = self._route(channel)
+        process = self._process
         if self._breath >= BREATH:
             # Where there is always something, nothing else here lets the loop go on.
             self._breath = 0
             await asyncio.sleep(0)
         self._breath += 1
         try:
-            payload = self._process.take(channel, queue, local)
-        except errors.LockTimeout:
-            payload = await self._persist(self._process.take, channel, queue, local)
+            if queue[-1] == "!":
+                if not process.owns(queue):
+                    raise TypeError(self._not_ours(channel))
+                payload = process.take(channel, queue, local)
+            elif process.gate.shut_until:
+                payload = process.take(channel, queue, local)
+            else:
+                found = process.stores.messages.receive([queue])
+                payload = found and found[2]
+        except errors.LockTimeout as error:
+            process.gate.shut(error)
+            payload = await self._persist(process.take, channel, queue, local)
         if payload is None:
             self._breath = 0
             payload = await self._wait(channel, queue, local)
-        if self._stores.messages.lapsed:
-            self._process.tidy()
+        if process.stores.messages.lapsed:
+            process.tidy()
         message: Message = unpack(payload)
         return message
 
@@ -327,13 +350,16 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def _pack(self, name: str, message: Message) -> bytes:
         payload = pack(message)
         if len(payload) > self.max_message_size:
-            raise MessageTooLarge(
-                "the message to {0} packs to {1} bytes, above max_message_size={2}; raise that "
-                "(and message_memory), or send a reference to the data".format(
-                    name, len(payload), self.max_message_size
-                )
-            )
+            raise self._too_large(name, payload)
         return payload
+
+    def _too_large(self, name: str, payload: bytes) -> errors.MessageTooLarge:
+        return MessageTooLarge(
+            "the message to {0} packs to {1} bytes, above max_message_size={2}; raise that (and "
+            "message_memory), or send a reference to the data".format(
+                name, len(payload), self.max_message_size
+            )
+        )
 
     async def _wait(self, channel: str, queue: str, local: str) -> bytes:
         """Wait until there is something, and take it."""

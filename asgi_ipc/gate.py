@@ -26,8 +26,8 @@ CROWD = 50
 class Gate:
     """Before the lock of one segment, for one process.
 
-    ``shut_until`` is 0 while the last try was a success. Who is in a hurry may then go by the
-    gate, if what hinders him is told to ``shut``: 0.1 us less than ``run``.
+    ``shut_until`` is 0 as long as no try was in vain. Who is in a hurry may then go by the gate,
+    if he tells ``shut`` of the ``LockTimeout`` that he meets.
     """
 
     def __init__(self) -> None:
@@ -53,9 +53,12 @@ class Gate:
         return result
 
     def shut(self, error: LockTimeout) -> None:
-        """A try was in vain."""
+        """A try was in vain. Told twice is told once."""
+        now = clock.now()
+        if now < self.shut_until:
+            return
         self._reason = str(error)
-        self.shut_until = clock.now() + int(self._pause * clock.SECOND)
+        self.shut_until = now + int(self._pause * clock.SECOND)
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
 
