@@ -33,6 +33,7 @@ from channels.layers import BaseChannelLayer
 from asgi_ipc import errors, names
 from asgi_ipc._shm import clock
 from asgi_ipc.codec import pack, unpack
+from asgi_ipc.copies import Copies
 from asgi_ipc.gate import CROWD, PAUSE, given_up
 from asgi_ipc.options import MEBIBYTE, Options, refuse
 from asgi_ipc.process import Process
@@ -149,6 +150,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._trying: Set[object] = set()
         self._process = Process(options)
         self._stores = self._process.stores
+        self._copies = Copies()
         self._routes = _Routes(self.get_capacity)
         self._groups = names.GroupNames()
 
@@ -202,6 +204,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         except TypeError:
             queue, local, _ = self._route(channel)
         process = self._process
+        decode: Callable[[bytes], Message] = unpack
         if self._breath >= BREATH:
             # Where there is always something, nothing else here lets the loop go on.
             self._breath = 0
@@ -211,6 +214,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             if queue[-1] == "!":
                 if not process.owns(queue):
                     raise TypeError(self._not_ours(channel))
+                decode = self._copies.unpack
                 payload = process.take(channel, queue, local)
             elif process.gate.shut_until:
                 payload = process.take(channel, queue, local)
@@ -225,8 +229,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             payload = await self._wait(channel, queue, local)
         if process.stores.messages.lapsed:
             process.tidy()
-        message: Message = unpack(payload)
-        return message
+        return decode(payload)
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return a new name for a channel from which this process alone receives.
@@ -365,7 +368,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Wait until there is something, and take it."""
         process = self._process
         watch = process.watch(asyncio.get_running_loop())
-        receiver = watch.enter(channel, queue)
+        future = watch.enter(channel, queue)
         payload: Optional[bytes] = None
         try:
             while True:
@@ -374,16 +377,19 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                     payload = await self._do(process.take, channel, queue, local)
                 if payload is None:
                     watch.attend(queue)
-                    error = await receiver.future
+                    error = await future
                     if error is not None:
                         raise error
-                    payload = await self._do(process.take, channel, queue, local)
+                    try:
+                        payload = process.take(channel, queue, local)
+                    except errors.LockTimeout:
+                        payload = await self._persist(process.take, channel, queue, local)
                 if payload is not None:
                     # It is returned from here without another await.
                     return payload
-                watch.again(receiver)
+                future = watch.enter(channel, queue, again=True)
         finally:
-            watch.leave(receiver, payload is not None)
+            watch.leave(channel, queue, future, payload is not None)
 
     def _send_again(self, queue: str, local: str, payload: bytes, capacity: int) -> None:
         try:

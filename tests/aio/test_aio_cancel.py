@@ -34,7 +34,7 @@ def way(request, open_layer):
 def pending(layer):
     """Messages that are anywhere."""
     inbox = layer._process.inbox
-    held = sum(len(buffer) for buffer in inbox._buffers.values())
+    held = len(inbox._single) + sum(len(buffer) for buffer in inbox._buffers.values())
     held += sum(len(posted) for posted in inbox._posted.values())
     return held + layer._stores.messages.global_statistics()["messages_pending"]
 

@@ -27,8 +27,8 @@ def sizes(layer):
     """(channels with buffers, messages in them, messages posted)."""
     inbox = layer._process.inbox
     return (
-        len(inbox._buffers),
-        sum(len(buffer) for buffer in inbox._buffers.values()),
+        len(inbox.channels()),
+        len(inbox._single) + sum(len(buffer) for buffer in inbox._buffers.values()),
         sum(len(posted) for posted in inbox._posted.values()),
     )
 
@@ -159,7 +159,7 @@ def source():
 
 @pytest.fixture
 def inbox(source):
-    return Inbox(source, Open(), lambda _: None, lambda *_: None, Drops(UNREAD))
+    return Inbox(source, Open(), lambda *_: None, lambda *_: None, Drops(UNREAD))
 
 
 def test_a_buffer_respects_capacity(source, inbox, caplog):
@@ -224,7 +224,7 @@ def test_expire(source, inbox):
     assert inbox._buffers["p!x"] == [(20, b"2")]
     inbox.expire(35)
     assert list(inbox._posted) == ["q!"]
-    assert not inbox._buffers
+    assert not inbox.channels()
     inbox.expire(40)
     assert not inbox
     assert sorted(set(source.lapsed)) == ["p!x", "p!y", "q!w", "q!z"]
