@@ -351,6 +351,39 @@ async def test_a_look_while_all_are_awake_ends_nothing(way):
     assert await soon(receive) == HELLO
 
 
+@pytest.mark.usefixtures("no_looks")
+async def test_one_goes_while_the_other_is_awake(way):
+    sender, receiver, new_channel = way
+    channel, other = await new_channel(), await receiver.new_channel()
+    receive = await started(receiver.receive(channel))
+    gone = await started(receiver.receive(other))
+    watch = receiver._process.watch(asyncio.get_running_loop())
+    gone.cancel()
+    watch.wake(channel[: channel.find("!") + 1] or channel, [channel])
+    await rounds(3)
+    assert gone.cancelled()
+    assert receiver._process.watch(asyncio.get_running_loop()) is watch
+    await sender.send(channel, HELLO)
+    assert await soon(receive) == HELLO
+
+
+@pytest.mark.usefixtures("no_looks")
+async def test_a_cancelled_one_is_passed_over(way):
+    sender, receiver, new_channel = way
+    channel = await new_channel()
+    receives = [await started(receiver.receive(channel)) for _ in range(3)]
+    watch = receiver._process.watch(asyncio.get_running_loop())
+    receives[0].cancel()
+    watch.wake(channel[: channel.find("!") + 1] or channel, [channel])
+    assert watch._awake == 1
+    await rounds(3)
+    assert sum(len(waiting) for waiting in watch.pending.values()) == 2
+    assert sum(watch.wanted.values()) == 2
+    for number, receive in enumerate(receives[1:]):
+        await sender.send(channel, {"n": number})
+        assert await soon(receive) == {"n": number}
+
+
 async def test_stop_of_a_consumer(way):
     # Channels ends a consumer so: it cancels what waits, and forgets what has finished.
     sender, receiver, new_channel = way

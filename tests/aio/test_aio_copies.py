@@ -35,7 +35,7 @@ def test_each_has_his_own(message):
 
 
 def test_nobody_sees_what_another_one_changes():
-    for message in (PLAIN, NESTED):
+    for message in (PLAIN, NESTED, {"list": NESTED["list"]}, {"dict": NESTED["dict"]}):
         payload, layer = pack(message), Copies()
         for _ in range(5):
             got = layer.unpack(payload)
@@ -45,7 +45,8 @@ def test_nobody_sees_what_another_one_changes():
                     value[1].append("mine")
                 elif isinstance(value, dict):
                     value["a"]["b"].append("mine")
-            got["mine"] = got.pop("type")
+            got.popitem()
+            got["mine"] = 1
 
 
 def test_a_plain_one_is_unpacked_twice_at_most(unpacked):
