@@ -219,6 +219,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             elif process.gate.shut_until:
                 payload = process.take(channel, queue, local)
             else:
+                # As in ``send``.
                 found = process.stores.messages.receive([queue])
                 payload = found and found[2]
         except errors.LockTimeout as error:
@@ -272,7 +273,10 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         :raises TypeError: a wrong name, or a value that msgpack cannot carry.
         """
         group = self._group(group)
-        await self._do(self._process.send_group, group, self._pack(group, message))
+        payload = pack(message)
+        if len(payload) > self.max_message_size:
+            raise self._too_large(group, payload)
+        await self._do(self._process.send_group, group, payload)
         if self._stores.messages.lapsed:
             self._process.tidy()
 
@@ -349,12 +353,6 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Both names as plain text."""
         queue, local, _ = self._route(channel)
         return self._group(group), queue + local
-
-    def _pack(self, name: str, message: Message) -> bytes:
-        payload = pack(message)
-        if len(payload) > self.max_message_size:
-            raise self._too_large(name, payload)
-        return payload
 
     def _too_large(self, name: str, payload: bytes) -> errors.MessageTooLarge:
         return MessageTooLarge(

@@ -14,8 +14,11 @@ know msgpack, nor event loops: it calls ``wake`` with channels that have got som
    has either not taken it, or returned it.
 2. Everything posted is older than everything in shared memory: for while something lies there,
    nothing is posted. So the order is kept: buffers, then what is posted, then shared memory.
-3. Taking and sorting is one step under ``_lock``, so that it is kept with several threads, too.
-   Its thread may enter again (a finalizer that receives), and others wait for microseconds.
+3. Sorting is one step under ``_lock``, with the taking of what is sorted, so that the order is
+   kept with several threads, too. Its thread may enter again (a finalizer that receives), and
+   others wait for microseconds. What is in a channel's buffer may be taken without the lock if it
+   is alone there (``_single``), for that is one step of a dict. Who finds nothing without the
+   lock, while another thread is about to sort something for him, is woken for it.
 4. Nothing grows without limit. A queue has at most its capacity of posted messages, a channel of
    buffered ones, of which the oldest make room for new ones. Each expires when it would have in
    shared memory, and a channel whose message expired unread leaves its groups, as there.
@@ -69,6 +72,7 @@ class Inbox:
         self._drops = drops
         self._lock = threading.RLock()
         self._posted: Dict[str, Deque[Record]] = {}
+        # The buffers of channels: a channel is in one of them, or in neither.
         self._single: Dict[str, Item] = {}
         self._buffers: Dict[str, List[Item]] = {}
         self._lost: List[Tuple[str, str]] = []

@@ -36,6 +36,8 @@ class Watch:
     """Who waits in one loop. Made by ``Loops.watch``."""
 
     def __init__(self, loops: Loops, loop: asyncio.AbstractEventLoop, seat: Seat) -> None:
+        # Those who wait and were not woken, by key; how many they are, by queue; and how many
+        # were woken, but have not run since.
         self.pending: Dict[str, List[asyncio.Future[Any]]] = {}
         self.wanted: Dict[str, int] = {}
         self._awake = 0
