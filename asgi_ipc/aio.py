@@ -33,6 +33,7 @@ from channels.layers import BaseChannelLayer
 from asgi_ipc import errors, names
 from asgi_ipc._shm import clock
 from asgi_ipc.codec import pack, unpack
+from asgi_ipc.copies import Copies
 from asgi_ipc.gate import CROWD, PAUSE, given_up
 from asgi_ipc.options import MEBIBYTE, Options, refuse
 from asgi_ipc.process import Process
@@ -149,6 +150,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._trying: Set[object] = set()
         self._process = Process(options)
         self._stores = self._process.stores
+        self._copies = Copies()
         self._routes = _Routes(self.get_capacity)
         self._groups = names.GroupNames()
 
@@ -163,16 +165,28 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         :raises MessageTooLarge: above ``max_message_size``.
         :raises TypeError: a wrong name, or a value that msgpack cannot carry.
         """
-        queue, local, capacity = self._route(channel)
-        payload = self._pack(channel, message)
         try:
-            self._process.send(queue, local, payload, capacity)
-        except errors.LockTimeout:
+            queue, local, capacity = self._routes[channel]
+        except TypeError:
+            queue, local, capacity = self._route(channel)
+        payload = pack(message)
+        if len(payload) > self.max_message_size:
+            raise self._too_large(channel, payload)
+        process = self._process
+        messages = process.stores.messages
+        try:
+            if queue[-1] == "!" or process.gate.shut_until:
+                process.send(queue, local, payload, capacity)
+            else:
+                # It would do just this. Two calls less are 0.2 us.
+                messages.send(queue, local, payload, process.lifetime, capacity)
+        except errors.LockTimeout as error:
+            process.gate.shut(error)
             await self._persist(self._send_again, queue, local, payload, capacity)
         except errors.ChannelFull as error:
             raise ChannelFull(str(error)) from None
-        if self._stores.messages.lapsed:
-            self._process.tidy()
+        if messages.lapsed:
+            process.tidy()
 
     async def receive(self, channel: str) -> Message:
         """Wait for the oldest message of a channel.
@@ -185,25 +199,38 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             process.
         :raises TypeError: a wrong name.
         """
-        queue, local, _ = self._route(channel)
-        if queue[-1] == "!" and not self._process.owns(queue):
-            raise TypeError(self._not_ours(channel))
+        try:
+            queue, local, _ = self._routes[channel]
+        except TypeError:
+            queue, local, _ = self._route(channel)
+        process = self._process
+        decode: Callable[[bytes], Message] = unpack
         if self._breath >= BREATH:
             # Where there is always something, nothing else here lets the loop go on.
             self._breath = 0
             await asyncio.sleep(0)
         self._breath += 1
         try:
-            payload = self._process.take(channel, queue, local)
-        except errors.LockTimeout:
-            payload = await self._persist(self._process.take, channel, queue, local)
+            if queue[-1] == "!":
+                if not process.owns(queue):
+                    raise TypeError(self._not_ours(channel))
+                decode = self._copies.unpack
+                payload = process.take(channel, queue, local)
+            elif process.gate.shut_until:
+                payload = process.take(channel, queue, local)
+            else:
+                # As in ``send``.
+                found = process.stores.messages.receive([queue])
+                payload = found and found[2]
+        except errors.LockTimeout as error:
+            process.gate.shut(error)
+            payload = await self._persist(process.take, channel, queue, local)
         if payload is None:
             self._breath = 0
             payload = await self._wait(channel, queue, local)
-        if self._stores.messages.lapsed:
-            self._process.tidy()
-        message: Message = unpack(payload)
-        return message
+        if process.stores.messages.lapsed:
+            process.tidy()
+        return decode(payload)
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return a new name for a channel from which this process alone receives.
@@ -246,7 +273,10 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         :raises TypeError: a wrong name, or a value that msgpack cannot carry.
         """
         group = self._group(group)
-        await self._do(self._process.send_group, group, self._pack(group, message))
+        payload = pack(message)
+        if len(payload) > self.max_message_size:
+            raise self._too_large(group, payload)
+        await self._do(self._process.send_group, group, payload)
         if self._stores.messages.lapsed:
             self._process.tidy()
 
@@ -324,22 +354,19 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         queue, local, _ = self._route(channel)
         return self._group(group), queue + local
 
-    def _pack(self, name: str, message: Message) -> bytes:
-        payload = pack(message)
-        if len(payload) > self.max_message_size:
-            raise MessageTooLarge(
-                "the message to {0} packs to {1} bytes, above max_message_size={2}; raise that "
-                "(and message_memory), or send a reference to the data".format(
-                    name, len(payload), self.max_message_size
-                )
+    def _too_large(self, name: str, payload: bytes) -> errors.MessageTooLarge:
+        return MessageTooLarge(
+            "the message to {0} packs to {1} bytes, above max_message_size={2}; raise that (and "
+            "message_memory), or send a reference to the data".format(
+                name, len(payload), self.max_message_size
             )
-        return payload
+        )
 
     async def _wait(self, channel: str, queue: str, local: str) -> bytes:
         """Wait until there is something, and take it."""
         process = self._process
         watch = process.watch(asyncio.get_running_loop())
-        receiver = watch.enter(channel, queue)
+        future = watch.enter(channel, queue)
         payload: Optional[bytes] = None
         try:
             while True:
@@ -348,16 +375,19 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                     payload = await self._do(process.take, channel, queue, local)
                 if payload is None:
                     watch.attend(queue)
-                    error = await receiver.future
+                    error = await future
                     if error is not None:
                         raise error
-                    payload = await self._do(process.take, channel, queue, local)
+                    try:
+                        payload = process.take(channel, queue, local)
+                    except errors.LockTimeout:
+                        payload = await self._persist(process.take, channel, queue, local)
                 if payload is not None:
                     # It is returned from here without another await.
                     return payload
-                watch.again(receiver)
+                future = watch.enter(channel, queue, again=True)
         finally:
-            watch.leave(receiver, payload is not None)
+            watch.leave(channel, queue, future, payload is not None)
 
     def _send_again(self, queue: str, local: str, payload: bytes, capacity: int) -> None:
         try:

@@ -24,10 +24,14 @@ CROWD = 50
 
 
 class Gate:
-    """Before the lock of one segment, for one process."""
+    """Before the lock of one segment, for one process.
+
+    ``shut_until`` is 0 as long as no try was in vain. Who is in a hurry may then go by the gate,
+    if he tells ``shut`` of the ``LockTimeout`` that he meets.
+    """
 
     def __init__(self) -> None:
-        self._shut_until = 0
+        self.shut_until = 0
         self._pause = PAUSE
         self._reason = ""
 
@@ -36,19 +40,26 @@ class Gate:
 
         :raises LockTimeout: it cannot be had; nothing was done.
         """
-        if self._shut_until and clock.now() < self._shut_until:
+        if self.shut_until and clock.now() < self.shut_until:
             raise LockTimeout(self._reason)
         try:
             result = work(*arguments)
         except LockTimeout as error:
-            self._reason = str(error)
-            self._shut_until = clock.now() + int(self._pause * clock.SECOND)
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            self.shut(error)
             raise
-        if self._shut_until:
-            self._shut_until = 0
+        if self.shut_until:
+            self.shut_until = 0
             self._pause = PAUSE
         return result
+
+    def shut(self, error: LockTimeout) -> None:
+        """A try was in vain. Told twice is told once."""
+        now = clock.now()
+        if now < self.shut_until:
+            return
+        self._reason = str(error)
+        self.shut_until = now + int(self._pause * clock.SECOND)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
 
 def given_up(seconds: float, error: LockTimeout) -> LockTimeout:

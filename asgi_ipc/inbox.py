@@ -14,8 +14,11 @@ know msgpack, nor event loops: it calls ``wake`` with channels that have got som
    has either not taken it, or returned it.
 2. Everything posted is older than everything in shared memory: for while something lies there,
    nothing is posted. So the order is kept: buffers, then what is posted, then shared memory.
-3. Taking and sorting is one step under ``_lock``, so that it is kept with several threads, too.
-   Its thread may enter again (a finalizer that receives), and others wait for microseconds.
+3. Sorting is one step under ``_lock``, with the taking of what is sorted, so that the order is
+   kept with several threads, too. Its thread may enter again (a finalizer that receives), and
+   others wait for microseconds. What is in a channel's buffer may be taken without the lock if it
+   is alone there (``_single``), for that is one step of a dict. Who finds nothing without the
+   lock, while another thread is about to sort something for him, is woken for it.
 4. Nothing grows without limit. A queue has at most its capacity of posted messages, a channel of
    buffered ones, of which the oldest make room for new ones. Each expires when it would have in
    shared memory, and a channel whose message expired unread leaves its groups, as there.
@@ -39,13 +42,16 @@ BATCH = 64
 Record = Tuple[List[str], bytes, int]
 """Local names, payload, when it expires (ns)."""
 
+Item = Tuple[int, bytes]
+"""When it expires (ns), payload."""
+
 
 class Inbox:
     """What one layer holds in one process. Any thread may use it.
 
     :param stores: where the messages come from.
     :param gate: before the lock of the message store.
-    :param wake: called with the channels that have got a message.
+    :param wake: called with a queue, and the channels of it that have got a message.
     :param announce: called with a queue that somebody may be waiting at, and whether to tell him
         before this returns.
     :param drops: counts what went beyond a buffer's capacity.
@@ -55,7 +61,7 @@ class Inbox:
         self,
         stores: Stores,
         gate: Gate,
-        wake: Callable[[Sequence[str]], None],
+        wake: Callable[[str, Sequence[str]], None],
         announce: Callable[[str, bool], None],
         drops: Drops,
     ) -> None:
@@ -66,18 +72,20 @@ class Inbox:
         self._drops = drops
         self._lock = threading.RLock()
         self._posted: Dict[str, Deque[Record]] = {}
-        self._buffers: Dict[str, List[Tuple[int, bytes]]] = {}
+        # The buffers of channels: a channel is in one of them, or in neither.
+        self._single: Dict[str, Item] = {}
+        self._buffers: Dict[str, List[Item]] = {}
         self._lost: List[Tuple[str, str]] = []
 
     def __contains__(self, channel: str) -> bool:
-        return channel in self._buffers
+        return channel in self._single or channel in self._buffers
 
     def __bool__(self) -> bool:
-        return bool(self._buffers or self._posted)
+        return bool(self._single or self._buffers or self._posted)
 
     def holds(self, channel: str, queue: str) -> bool:
         """Whether there is something for a channel, or may be among what was posted."""
-        return channel in self._buffers or queue in self._posted
+        return channel in self or queue in self._posted
 
     # -- in --------------------------------------------------------------------------
 
@@ -104,14 +112,14 @@ class Inbox:
         """Sort what was posted to a queue, and wake those it is for."""
         with self._lock:
             filled = self._sort_posted(queue)
-        self._tell(filled)
+        self._tell(queue, filled)
 
     def drain(self, queue: str) -> None:
         """Sort what was posted and one batch out of shared memory; wake those it is for."""
         with self._lock:
             filled = self._sort_posted(queue)
             filled += self._sort(queue, self._batch(queue))
-        self._tell(filled)
+        self._tell(queue, filled)
 
     # -- out -------------------------------------------------------------------------
 
@@ -120,8 +128,18 @@ class Inbox:
 
         :raises LockTimeout: see ``MessageStore.receive_batch``; nothing was taken.
         """
+        item = self._single.pop(channel, None)
+        if item is not None and item[0] > clock.now():
+            return item[1]
+        if (
+            channel not in self._buffers
+            and queue not in self._posted
+            and self._stores.messages.quiet(queue)
+        ):
+            # Nothing; or another thread is about to sort it, and will wake its receiver.
+            return None
         with self._lock:
-            if channel in self._buffers:
+            if channel in self:
                 payload = self._pop(channel)
                 if payload is not None:
                     return payload
@@ -136,7 +154,7 @@ class Inbox:
                 return batch[0][1]
             filled = self._sort(queue, batch)
             payload = self._pop(channel)
-        self._tell(filled)
+        self._tell(queue, filled)
         return payload
 
     # -- the whole -------------------------------------------------------------------
@@ -146,47 +164,56 @@ class Inbox:
         with self._lock:
             for queue, posted in list(self._posted.items()):
                 self._expire_posted(queue, posted, now)
+            for channel, item in list(self._single.items()):
+                if item[0] <= now and self._single.pop(channel, None) is not None:
+                    self._stores.messages.lapsed.append(channel)
             for channel, buffer in list(self._buffers.items()):
                 if buffer[0][0] <= now:
                     self._stores.messages.lapsed.append(channel)
                     self._expire_buffer(channel, buffer, now)
 
-    def channels(self) -> List[str]:
-        """The channels that have something in their buffers."""
-        return list(self._buffers)
+    def channels(self) -> List[Tuple[str, str]]:
+        """(queue, channel) of those channels for which there is something."""
+        held = [*self._single, *self._buffers]
+        return [(channel[: channel.index("!") + 1], channel) for channel in held]
 
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:
             self._posted.clear()
+            self._single.clear()
             self._buffers.clear()
 
     def forked(self) -> None:
         """In a child: the messages are the parent's, and so is whoever holds the lock."""
         self._lock = threading.RLock()
         self._posted = {}
+        self._single = {}
         self._buffers = {}
 
-    def _tell(self, filled: Sequence[str]) -> None:
+    def _tell(self, queue: str, filled: Sequence[str]) -> None:
         if filled:
-            self._wake(filled)
+            self._wake(queue, filled)
         while self._lost:
             try:
-                queue, channel = self._lost.pop()
+                lost, channel = self._lost.pop()
             except IndexError:
                 # Another thread tells of it.
                 return
-            self._drops.add(queue, [channel])
+            self._drops.add(lost, [channel])
 
     # -- inside, with the lock held --------------------------------------------------
 
     def _pop(self, channel: str) -> Optional[bytes]:
-        buffer = self._buffers.get(channel)
-        if buffer is None:
-            return None
         now = clock.now()
+        item = self._single.pop(channel, None)
+        if item is not None:
+            return item[1] if item[0] > now else None
+        buffer = self._buffers.get(channel)
         # Its receiver is here: it need not leave its groups for being late.
-        if buffer[0][0] <= now and not self._expire_buffer(channel, buffer, now):
+        if buffer is None or (
+            buffer[0][0] <= now and not self._expire_buffer(channel, buffer, now)
+        ):
             return None
         payload = buffer.pop(0)[1]
         if not buffer:
@@ -206,22 +233,30 @@ class Inbox:
 
     def _sort(self, queue: str, records: Sequence[Record]) -> List[str]:
         """Put each message into the buffers of its channels; return those channels."""
-        buffers = self._buffers
+        single, buffers = self._single, self._buffers
         filled = []
         for names, payload, expires in records:
             item = (expires, payload)
             for local in names:
                 channel = queue + local
-                buffer = buffers.get(channel)
-                if buffer is None:
-                    buffers[channel] = [item]
+                if channel in single or channel in buffers:
+                    self._stack(queue, channel, item)
                 else:
-                    buffer.append(item)
-                    if len(buffer) > self._stores.capacity_of(channel):
-                        del buffer[0]
-                        self._lost.append((queue, channel))
+                    single[channel] = item
                 filled.append(channel)
         return filled
+
+    def _stack(self, queue: str, channel: str, item: Item) -> None:
+        """Put a message behind another one."""
+        buffer = self._buffers.get(channel)
+        if buffer is None:
+            first = self._single.pop(channel, None)
+            # It may just have been taken.
+            buffer = self._buffers[channel] = [] if first is None else [first]
+        buffer.append(item)
+        if len(buffer) > self._stores.capacity_of(channel):
+            del buffer[0]
+            self._lost.append((queue, channel))
 
     def _expire_posted(self, queue: str, posted: Deque[Record], now: int) -> None:
         while posted and posted[0][2] <= now:

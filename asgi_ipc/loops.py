@@ -92,16 +92,16 @@ class Loops:
         seat.seat(watch)
         return watch
 
-    def wake(self, channels: Sequence[str]) -> None:
-        """Wake a receiver of each channel, in whichever loops there are any."""
+    def wake(self, queue: str, channels: Sequence[str]) -> None:
+        """Wake a receiver of each channel of a queue, in whichever loops there are any."""
         running = _running_loop()
         for watch, loop in self._watches():
             if loop is running:
-                watch.wake(channels)
+                watch.wake(queue, channels)
                 continue
             there = [channel for channel in channels if channel in watch.pending]
             if there:
-                _call(loop, watch.wake, there)
+                _call(loop, watch.wake, queue, there)
 
     def announce(self, queue: str, at_once: bool) -> None:
         """Something was posted to a queue: have it delivered, if anybody waits there."""
@@ -181,10 +181,10 @@ def _running_loop() -> Optional[asyncio.AbstractEventLoop]:
         return None
 
 
-def _call(loop: asyncio.AbstractEventLoop, work: Any, argument: Any) -> bool:
+def _call(loop: asyncio.AbstractEventLoop, work: Any, *arguments: Any) -> bool:
     """Have another loop call something; False if it was closed."""
     try:
-        loop.call_soon_threadsafe(work, argument)
+        loop.call_soon_threadsafe(work, *arguments)
     except RuntimeError:
         # What it was to hear of is still where it was.
         return False

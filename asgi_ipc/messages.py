@@ -13,11 +13,26 @@ from asgi_ipc import statistics
 from asgi_ipc._shm import clock as monotonic
 from asgi_ipc._shm.segment import BUSY
 from asgi_ipc._shm.words import M32
-from asgi_ipc.layout import COUNT, EXPIRES, FIRST, HASH, HEADER_RATES, LIVE, RATES, SENT_AT
+from asgi_ipc.layout import (
+    CHECK,
+    COUNT,
+    EXPIRES,
+    FIRST,
+    HASH,
+    HEADER_RATES,
+    LIVE,
+    R_STATE,
+    RATES,
+    SENT_AT,
+    SEQ,
+)
 from asgi_ipc.sending import Senders
 
 MINIMUM_SIZE = 64 * 1024
 """Bytes of the smallest segment that is worth the name."""
+
+NOTHING = (0,), b"", b""
+"""In place of the mark, the payload and the names of a record."""
 
 
 class MessageStore(Senders):
@@ -36,6 +51,7 @@ class MessageStore(Senders):
 
     def __init__(self, prefix, size, mode=0o600, lock_timeout=10.0, clock=monotonic.now):
         Senders.__init__(self, prefix, size, mode, lock_timeout, clock)
+        self._shared = NOTHING
 
     # -- receiving -------------------------------------------------------------------
 
@@ -157,16 +173,37 @@ class MessageStore(Senders):
 
     def _take(self, queue, entry, record, seed):
         """Serve the first record to its next name, and end it with the last one."""
-        payload, names, offset = self._log.read(record, seed)
+        payload, names, offset = self._read_shared(record) or self._log.read(record, seed)
         if not names:
             self._log.end_first(entry, record)
             return queue, "", payload
         end = names.find(b"\n", offset)
         if end < 0:
+            self._shared = NOTHING
             self._log.end_first(entry, record)
             return queue, names[offset:].decode("ascii"), payload
+        if names is not self._shared[2]:
+            self._shared = self._mark(record), payload, names
         self._log.serve(record, end + 1)
         return queue, names[offset:end].decode("ascii"), payload
+
+    def _read_shared(self, record):
+        """What ``Records.read`` returns, if this is the record that was served last, else None.
+
+        It was verified then; to do that for each of its names costs the square of their number.
+        """
+        mark, payload, names = self._shared
+        if mark[0] != record or mark != self._mark(record):
+            return None
+        words = self._words
+        state = words[record + R_STATE]
+        offset = (state & M32) - 1
+        return (payload, names, offset) if state >> 32 ^ words[record + CHECK] == offset else None
+
+    def _mark(self, record):
+        """What tells a record from all others that are, were or will be."""
+        words = self._words
+        return record, words[record], words[record + CHECK], words[record + SEQ]
 
     # -- the whole -------------------------------------------------------------------
 
@@ -241,5 +278,6 @@ class MessageStore(Senders):
         self._segment.close()
         self.wake_all()
         # Python 2.7 keeps a mapping, and its descriptor, as long as anything refers to it.
+        self._shared = NOTHING
         self._words = self._log = self._directory = self._waiters = None
 

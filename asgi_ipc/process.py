@@ -46,15 +46,15 @@ class Process:
         self.name = ""
         self.own = ""
         self.lock_timeout: float = options.lock_timeout
-        self._lifetime: int = options.lifetime
+        self.lifetime: int = options.lifetime
         self._group_lifetime: int = options.group_lifetime
         self._drops = Drops()
         self.stores = _attach(options)
-        self._gate = Gate()
+        self.gate = Gate()
         self._groups_gate = Gate()
         self.tidy = tidy = functools.partial(_tidy, self.stores, self._groups_gate)
-        self._loops = loops = Loops(self.stores, self._gate, tidy, options.lock_timeout)
-        self.inbox = Inbox(self.stores, self._gate, loops.wake, loops.announce, Drops(UNREAD))
+        self._loops = loops = Loops(self.stores, self.gate, tidy, options.lock_timeout)
+        self.inbox = Inbox(self.stores, self.gate, loops.wake, loops.announce, Drops(UNREAD))
         loops.inbox = self.inbox
         self._name()
         forks.watch(self)
@@ -75,17 +75,17 @@ class Process:
         """Send; see ``MessageStore.send``."""
         messages = self.stores.messages
         if queue.endswith(self.own) and messages.quiet(queue):
-            record = ([local], payload, clock.now() + self._lifetime)
+            record = ([local], payload, clock.now() + self.lifetime)
             if not self.inbox.post(queue, record, capacity, at_once=True):
                 raise ChannelFull(_why_full(queue, capacity))
         else:
-            self._gate.run(messages.send, queue, local, payload, self._lifetime, capacity)
+            self.gate.run(messages.send, queue, local, payload, self.lifetime, capacity)
 
     def take(self, channel: str, queue: str, local: str) -> Optional[bytes]:
         """The oldest message of a channel, or None."""
         if queue[-1] == "!":
             return self.inbox.take(channel, queue, local)
-        found = self._gate.run(self.stores.messages.receive, [queue])
+        found = self.gate.run(self.stores.messages.receive, [queue])
         payload: Optional[bytes] = found and found[2]
         return payload
 
@@ -118,12 +118,12 @@ class Process:
             (own if ours else others).append(target)
         full: List[str] = []
         if others:
-            found = self._gate.run(messages.send_each, others, payload, self._lifetime)
+            found = self.gate.run(messages.send_each, others, payload, self.lifetime)
             full += [queue for queue, _ in found]
         # Not before that: it cannot fail, so nobody is sent to twice.
         for queue, locals_, capacity in own:
             names = locals_.decode("ascii").split("\n")
-            record = (names, payload, clock.now() + self._lifetime)
+            record = (names, payload, clock.now() + self.lifetime)
             if not self.inbox.post(queue, record, capacity, at_once=False):
                 full.append(queue)
         if full:
@@ -134,7 +134,7 @@ class Process:
     def flush(self) -> None:
         """Drop all messages and groups."""
         self.stores.attend(clock.now())
-        self._gate.run(self.stores.messages.flush)
+        self.gate.run(self.stores.messages.flush)
         self.inbox.clear()
         self._groups_gate.run(self.stores.groups.flush)
 

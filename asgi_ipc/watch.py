@@ -18,7 +18,7 @@ All of it happens in the loop's thread, but for looks into ``pending`` and ``wan
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Sequence, Set
 
 from asgi_ipc._shm import clock
 from asgi_ipc.errors import IPCError, LockTimeout, ReentrantCall
@@ -32,27 +32,15 @@ if TYPE_CHECKING:
     from asgi_ipc.loops import Loops, Seat
 
 
-class Receiver:
-    """One receive that waits.
-
-    ``key`` is the channel, ``queue`` where its messages lie. The future's result is None, which
-    means look, or the exception that ends the wait.
-    """
-
-    __slots__ = ("future", "key", "queue")
-
-    def __init__(self, key: str, queue: str, future: asyncio.Future[Any]) -> None:
-        self.key = key
-        self.queue = queue
-        self.future = future
-
-
 class Watch:
     """Who waits in one loop. Made by ``Loops.watch``."""
 
     def __init__(self, loops: Loops, loop: asyncio.AbstractEventLoop, seat: Seat) -> None:
-        self.pending: Dict[str, List[Receiver]] = {}
+        # Those who wait and were not woken, by key; how many they are, by queue; and how many
+        # were woken, but have not run since.
+        self.pending: Dict[str, List[asyncio.Future[Any]]] = {}
         self.wanted: Dict[str, int] = {}
+        self._awake = 0
         self._loops = loops
         self._loop = weakref.ref(loop)
         self._seat = seat
@@ -66,17 +54,23 @@ class Watch:
 
     # -- receivers -------------------------------------------------------------------
 
-    def enter(self, key: str, queue: str) -> Receiver:
-        """Begin to wait."""
-        receiver = Receiver(key, queue, self._alive().create_future())
-        self.pending.setdefault(key, []).append(receiver)
-        self.wanted[queue] = self.wanted.get(queue, 0) + 1
-        return receiver
+    def enter(self, key: str, queue: str, again: bool = False) -> asyncio.Future[Any]:
+        """Begin to wait for what comes to a key, by way of a queue.
 
-    def again(self, receiver: Receiver) -> None:
-        """Woken in vain: go on waiting."""
-        receiver.future = self._alive().create_future()
-        self.wanted[receiver.queue] = self.wanted.get(receiver.queue, 0) + 1
+        The future's result is None, which means look, or the exception that ends the wait.
+
+        :param again: one that was woken in vain goes on waiting, as the first of them.
+        """
+        future = self._alive().create_future()
+        waiting = self.pending.get(key)
+        if waiting is None:
+            self.pending[key] = [future]
+        else:
+            waiting.insert(0 if again else len(waiting), future)
+        self.wanted[queue] = self.wanted.get(queue, 0) + 1
+        if again:
+            self._awake -= 1
+        return future
 
     def attend(self, queue: str) -> None:
         """See to it that what comes into a queue rings, and what is there wakes."""
@@ -87,36 +81,43 @@ class Watch:
         """Have what was posted to a queue delivered when the loop is free."""
         self._alive().call_soon(self._loops.inbox.deliver, queue)
 
-    def wake(self, keys: Sequence[str]) -> None:
-        """Wake the first receiver of each key that is not awake yet."""
+    def wake(self, queue: str, keys: Iterable[str]) -> None:
+        """Wake the first who waits for each key; they all are of one queue."""
         pending = self.pending
+        struck = 0
         for key in keys:
-            for receiver in pending.get(key, ()):
-                if not receiver.future.done():
-                    receiver.future.set_result(None)
-                    self._unwant(receiver.queue)
+            waiting = pending.get(key)
+            while waiting:
+                future = waiting.pop(0)
+                struck += 1
+                if not waiting:
+                    del pending[key]
+                if not future.done():
+                    future.set_result(None)
+                    self._awake += 1
                     break
+        if struck:
+            self._unwant(queue, struck)
 
-    def leave(self, receiver: Receiver, took: bool) -> None:
+    def leave(self, key: str, queue: str, future: asyncio.Future[Any], took: bool) -> None:
         """End a wait, with a message or without."""
-        key, queue, future = receiver.key, receiver.queue, receiver.future
-        receivers = self.pending[key]
-        receivers.remove(receiver)
-        if not receivers:
-            del self.pending[key]
-        woken = future.done() and not future.cancelled()
-        if not woken:
-            self._unwant(queue)
+        woken = future.done() and (took or not future.cancelled())
+        if woken:
+            self._awake -= 1
+            if took and queue[-1] == "!":
+                return
+        else:
+            self._forget(key, queue, future)
         if self._ended or self._seat.forgotten():
             # In a loop that is gone it is the garbage collector that ends it.
             return
         if not took:
             if woken and key in self._loops.inbox:
-                self._loops.wake([key])
-            if not self.pending and not self._loops.inbox:
+                self._loops.wake(queue, (key,))
+            if not (self.pending or self._awake or self._loops.inbox):
                 self._undo()
                 return
-        if queue.endswith("!"):
+        if queue[-1] == "!":
             return
         if (woken and not took) or (queue in self._hung and queue not in self.wanted):
             # What is there, or will be, is for others, who are told by our going away.
@@ -151,7 +152,7 @@ class Watch:
             # No need to ask where.
             (queue,) = self.wanted
             if not queue.endswith("!"):
-                self.wake((queue,))
+                self.wake(queue, (queue,))
                 self._plan(0)
                 return
             try:
@@ -174,7 +175,7 @@ class Watch:
                 if queue.endswith("!"):
                     self._loops.inbox.drain(queue)
                 else:
-                    self.wake((queue,))
+                    self.wake(queue, (queue,))
         except LockTimeout as error:
             self._stuck(error)
         except ReentrantCall:
@@ -251,8 +252,9 @@ class Watch:
             pass
         except Exception as error:  # noqa: BLE001 (whatever it is, the receivers raise it)
             self._fail(error)
-        self.wake([channel for channel in inbox.channels() if channel in self.pending])
-        if not self.pending and not inbox:
+        for queue, channel in inbox.channels():
+            self.wake(queue, (channel,))
+        if not (self.pending or self._awake or inbox):
             self._undo()
             return
         self._timer = self._alive().call_later(LOOK_AGAIN, self._tick)
@@ -265,11 +267,13 @@ class Watch:
     # -- the end ---------------------------------------------------------------------
 
     def _fail(self, error: BaseException) -> None:
-        for receivers in list(self.pending.values()):
-            for receiver in receivers:
-                if not receiver.future.done():
-                    receiver.future.set_result(error)
-                    self._unwant(receiver.queue)
+        pending, self.pending = self.pending, {}
+        self.wanted.clear()
+        for waiting in pending.values():
+            for future in waiting:
+                if not future.done():
+                    future.set_result(error)
+                    self._awake += 1
 
     def _stuck(self, error: LockTimeout) -> None:
         """The lock could not be had: try again later, but not for ever."""
@@ -293,8 +297,17 @@ class Watch:
             loop.remove_reader(reading)
         self._loops.release(id(loop), self._seat)
 
-    def _unwant(self, queue: str) -> None:
-        left = self.wanted[queue] - 1
+    def _forget(self, key: str, queue: str, future: asyncio.Future[Any]) -> None:
+        """Strike off one that was not woken."""
+        waiting = self.pending.get(key, [])
+        if future in waiting:
+            waiting.remove(future)
+            if not waiting:
+                del self.pending[key]
+            self._unwant(queue)
+
+    def _unwant(self, queue: str, number: int = 1) -> None:
+        left = self.wanted[queue] - number
         if left:
             self.wanted[queue] = left
         else:

@@ -31,8 +31,8 @@ STORE = [
 """Modules below the faces: they must know neither face, nor what both share above them."""
 
 ABOVE_STORE = {
-    "core", "aio", "process", "inbox", "loops", "watch", "gate", "cli", "stores", "reactor",
-    "options", "drops", "__main__",
+    "core", "aio", "copies", "process", "inbox", "loops", "watch", "gate", "cli", "stores",
+    "reactor", "options", "drops", "__main__",
 }  # fmt: skip
 OUTSIDE = {"posix_ipc", "msgpack", "six"}
 LIBRARY = {

@@ -10,7 +10,7 @@ from asgi_ipc._shm.clock import SECOND
 from asgi_ipc._shm.segment import EPOCH
 from asgi_ipc.directory import HINTS_KEPT, IDLE
 from asgi_ipc.errors import ChannelFull, LayerClosed, SegmentError
-from asgi_ipc.layout import DAMAGED, HASH
+from asgi_ipc.layout import DAMAGED, FIRST, HASH, HEAD, R_STATE, TAIL
 from asgi_ipc.messages import MINIMUM_SIZE, MessageStore
 
 # -- send and receive ----------------------------------------------------------------------
@@ -195,6 +195,58 @@ def test_a_fan_out_is_shared_by_several_receivers(store, open_store):
     found = [get((store, other)[turn % 2], u"p!") for turn in range(11)]
     assert [name for _, name, _ in found] == names + [u"z"]
     assert get(other, u"p!") is None
+
+
+def verified(store, monkeypatch):
+    """A list that gets longer with each record whose check is verified."""
+    records, read = [], store._log.read
+
+    def note_and_read(record, seed):
+        records.append(record)
+        return read(record, seed)
+
+    monkeypatch.setattr(store._log, "read", note_and_read)
+    return records
+
+
+def test_a_fan_out_is_verified_once_by_each_who_receives(store, open_store, monkeypatch):
+    other = open_store()
+    names = [u"n{0}".format(number) for number in range(50)]
+    looks = verified(store, monkeypatch), verified(other, monkeypatch)
+    for payload in (b"1", b"2"):
+        store.send_each([(u"p!", u"\n".join(names).encode("ascii"), 9)], payload, LONG)
+        put(store, u"a", payload)
+        found = []
+        for turn in range(50):
+            found.append(get((store, other)[turn % 2], u"p!")[1:])
+            # Others in between do not count.
+            put(store, u"b", b"between")
+            assert drain(store, u"b") == [b"between"]
+        assert found == [(name, payload) for name in names]
+        assert drain(other, u"a") == [payload]
+    assert len([place for place in looks[0] if looks[0].count(place) == 1]) == len(looks[0])
+    assert len(looks[0]) == 2 + 2 * 50
+    assert len(looks[1]) == 2 + 2
+
+
+def test_another_record_in_the_place_of_a_fan_out(store):
+    # Half of it was served here. It is dropped, and another of its length takes its place.
+    for payload in (b"1", b"2"):
+        store.send_each([(u"p!", b"x\ny\nz", 9)], payload, LONG)
+        place = store._words[store._directory.find(u"p!")[0] + FIRST]
+        assert get(store, u"p!") == (u"p!", u"x", payload)
+        store.flush()
+        store._words[TAIL] = store._words[HEAD] = place
+    assert get(store, u"p!") is None
+
+
+def test_a_fan_out_that_is_damaged_when_half_of_it_was_served(store):
+    store.send_each([(u"p!", b"x\ny\nz", 9)], b"m", LONG)
+    assert get(store, u"p!") == (u"p!", u"x", b"m")
+    record = store._words[store._directory.find(u"p!")[0] + FIRST]
+    store._words[record + R_STATE] += 1
+    assert get(store, u"p!") is None
+    assert store.check() == []
 
 
 def test_receive_batch(store, clock):

@@ -34,7 +34,7 @@ def way(request, open_layer):
 def pending(layer):
     """Messages that are anywhere."""
     inbox = layer._process.inbox
-    held = sum(len(buffer) for buffer in inbox._buffers.values())
+    held = len(inbox._single) + sum(len(buffer) for buffer in inbox._buffers.values())
     held += sum(len(posted) for posted in inbox._posted.values())
     return held + layer._stores.messages.global_statistics()["messages_pending"]
 
@@ -307,12 +307,81 @@ async def test_nothing_stays_of_a_cancelled_one(way):
         await end(*receives)
         assert not watch.pending
         assert not watch.wanted
+        assert not watch._awake
         # All is undone at once: no reader, no timer, no place among those that are rung.
         assert loops._seats == {}
         assert watch._timer is None
         assert watch._reading is None
         assert receiver._stores.messages._waiting == set()
         assert len(receiver._stores.messages._idle_waiters) == 1
+
+
+@pytest.mark.usefixtures("no_looks")
+async def test_woken_in_vain_is_still_the_first(way):
+    sender, receiver, new_channel = way
+    channel = await new_channel()
+    first = await started(receiver.receive(channel))
+    second = await started(receiver.receive(channel))
+    watch = receiver._process.watch(asyncio.get_running_loop())
+    queue = channel[: channel.find("!") + 1] or channel
+    watch.wake(queue, [channel])
+    await rounds(3)
+    await sender.send(channel, {"n": 1})
+    assert await soon(first) == {"n": 1}
+    await sender.send(channel, {"n": 2})
+    assert await soon(second) == {"n": 2}
+
+
+@pytest.mark.usefixtures("no_looks")
+async def test_a_look_while_all_are_awake_ends_nothing(way):
+    # They were woken and have not run: who has nothing goes on waiting, where he is rung.
+    sender, receiver, new_channel = way
+    channel = await new_channel()
+    receive = await started(receiver.receive(channel))
+    watch = receiver._process.watch(asyncio.get_running_loop())
+    queue = channel[: channel.find("!") + 1] or channel
+    watch.wake(queue, [channel])
+    assert not watch.pending
+    watch._tick()
+    assert receiver._process.watch(asyncio.get_running_loop()) is watch
+    await rounds(3)
+    assert watch.pending
+    assert watch._awake == 0
+    await sender.send(channel, HELLO)
+    assert await soon(receive) == HELLO
+
+
+@pytest.mark.usefixtures("no_looks")
+async def test_one_goes_while_the_other_is_awake(way):
+    sender, receiver, new_channel = way
+    channel, other = await new_channel(), await receiver.new_channel()
+    receive = await started(receiver.receive(channel))
+    gone = await started(receiver.receive(other))
+    watch = receiver._process.watch(asyncio.get_running_loop())
+    gone.cancel()
+    watch.wake(channel[: channel.find("!") + 1] or channel, [channel])
+    await rounds(3)
+    assert gone.cancelled()
+    assert receiver._process.watch(asyncio.get_running_loop()) is watch
+    await sender.send(channel, HELLO)
+    assert await soon(receive) == HELLO
+
+
+@pytest.mark.usefixtures("no_looks")
+async def test_a_cancelled_one_is_passed_over(way):
+    sender, receiver, new_channel = way
+    channel = await new_channel()
+    receives = [await started(receiver.receive(channel)) for _ in range(3)]
+    watch = receiver._process.watch(asyncio.get_running_loop())
+    receives[0].cancel()
+    watch.wake(channel[: channel.find("!") + 1] or channel, [channel])
+    assert watch._awake == 1
+    await rounds(3)
+    assert sum(len(waiting) for waiting in watch.pending.values()) == 2
+    assert sum(watch.wanted.values()) == 2
+    for number, receive in enumerate(receives[1:]):
+        await sender.send(channel, {"n": number})
+        assert await soon(receive) == {"n": number}
 
 
 async def test_stop_of_a_consumer(way):

@@ -2,12 +2,15 @@
 import asyncio
 import logging
 import random
+import sys
+import threading
 import time
 from collections import deque
 
 import pytest
-from aiokit import end, never, soon, started, until
+from aiokit import SOON, end, in_thread, never, soon, started, until
 
+from asgi_ipc import names
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc.drops import Drops
 from asgi_ipc.errors import ChannelFull
@@ -27,8 +30,8 @@ def sizes(layer):
     """(channels with buffers, messages in them, messages posted)."""
     inbox = layer._process.inbox
     return (
-        len(inbox._buffers),
-        sum(len(buffer) for buffer in inbox._buffers.values()),
+        len(inbox.channels()),
+        len(inbox._single) + sum(len(buffer) for buffer in inbox._buffers.values()),
         sum(len(posted) for posted in inbox._posted.values()),
     )
 
@@ -159,7 +162,7 @@ def source():
 
 @pytest.fixture
 def inbox(source):
-    return Inbox(source, Open(), lambda _: None, lambda *_: None, Drops(UNREAD))
+    return Inbox(source, Open(), lambda *_: None, lambda *_: None, Drops(UNREAD))
 
 
 def test_a_buffer_respects_capacity(source, inbox, caplog):
@@ -224,7 +227,7 @@ def test_expire(source, inbox):
     assert inbox._buffers["p!x"] == [(20, b"2")]
     inbox.expire(35)
     assert list(inbox._posted) == ["q!"]
-    assert not inbox._buffers
+    assert not inbox.channels()
     inbox.expire(40)
     assert not inbox
     assert sorted(set(source.lapsed)) == ["p!x", "p!y", "q!w", "q!z"]
@@ -244,6 +247,78 @@ def test_one_that_enters_again(source, inbox):
     assert inbox.take("p!y", "p!", "y") in (b"3", None)
     assert inner == [b"1"]
     assert inbox.take("p!x", "p!", "x") == b"2"
+
+
+class Meddling(dict):
+    """A dict of which another thread takes something just before a call of ``pop``."""
+
+    def __init__(self, inbox, channel):
+        super().__init__()
+        self.got = []
+        self._inbox = inbox
+        self._channel = channel
+
+    def pop(self, channel, *default):
+        if self._channel is not None:
+            other, self._channel = self._channel, None
+            in_thread(lambda: self.got.append(super(Meddling, self).pop(other, None)))
+        return super().pop(channel, *default)
+
+
+def test_taken_by_another_thread_while_the_next_one_is_sorted(source, inbox):
+    source.records = [(["x"], b"1", 10**18)]
+    inbox._single = single = Meddling(inbox, None)
+    inbox.drain("p!")
+    single._channel = "p!x"
+    source.records = [(["x"], b"2", 10**18), (["x"], b"3", 10**18)]
+    inbox.drain("p!")
+    assert single.got == [(10**18, b"1")]
+    assert [inbox.take("p!x", "p!", "x") for _ in range(3)] == [b"2", b"3", None]
+    assert not inbox
+
+
+def test_sorted_in_one_thread_and_taken_in_others(source, inbox, campaign):
+    total, later = campaign.amount(20000, 500000), 10**18
+    source.capacity = total
+    channels = ["p!x", "p!y"]
+    got = {channel: [] for channel in channels}
+    done = threading.Event()
+
+    def take(channel):
+        while not done.is_set() or channel in inbox:
+            payload = inbox.take(channel, "p!", channel[2:])
+            if payload is not None:
+                got[channel].append(payload)
+
+    threads = [threading.Thread(target=take, args=(channel,)) for channel in channels]
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for number in range(0, total, 4):
+            expected = [b"%d" % each for each in range(number, number + 4)]
+            with inbox._lock:
+                inbox._sort("p!", [(["x", "y"], each, later) for each in expected])
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(SOON)
+        sys.setswitchinterval(usual)
+    assert got == {channel: [b"%d" % each for each in range(total)] for channel in channels}
+    assert not inbox
+
+
+async def test_nothing_there_needs_no_lock(layer):
+    channel = await layer.new_channel()
+    waiting = await started(layer.receive(channel))
+    inbox = layer._process.inbox
+    with_lock, inbox._lock = inbox._lock, None
+    try:
+        assert inbox.take(channel, *names.split_local(channel)) is None
+    finally:
+        inbox._lock = with_lock
+    await end(waiting)
 
 
 # -- gone by itself --------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from aiokit import end, soon, started, until
 from channels.exceptions import ChannelFull
 from storekit import Child
 
+from asgi_ipc import gate
+from asgi_ipc._shm.clock import SECOND
 from asgi_ipc.aio import IPCChannelLayer
 from asgi_ipc.codec import pack
 from asgi_ipc.errors import IPCError, LockTimeout
@@ -256,6 +258,45 @@ async def test_many_that_try_keep_the_loop_no_longer_than_one(open_layer, hold, 
     await outside.send("w49", HELLO)
     assert await soon(waiting[49]) == HELLO
     assert [await soon(layer.receive(own)) for _ in range(60)] == [HELLO] * 60
+
+
+def test_a_gate_that_is_told_twice_is_shut_for_no_longer(monkeypatch):
+    now = [1000 * SECOND]
+    monkeypatch.setattr(gate.clock, "now", lambda: now[0])
+    shut, error = gate.Gate(), LockTimeout("held")
+    for pause in (PAUSE, 2 * PAUSE, 4 * PAUSE, gate.LONGEST_PAUSE, gate.LONGEST_PAUSE):
+        shut.shut(error)
+        shut.shut(LockTimeout("again"))
+        for _ in range(2):
+            with pytest.raises(LockTimeout, match="held"):
+                shut.run(int)
+        now[0] += int(pause * SECOND) - 1
+        with pytest.raises(LockTimeout, match="held"):
+            shut.run(int)
+        now[0] += 1
+    assert shut.run(int) == 0
+    assert not shut.shut_until
+    shut.shut(error)
+    now[0] += int(PAUSE * SECOND)
+    assert shut.run(int) == 0
+
+
+@pytest.mark.parametrize("name", ["send", "receive"])
+async def test_who_meets_a_held_lock_shuts_the_gate_for_all(open_layer, hold, monkeypatch, name):
+    # These two go by the gate while it is open.
+    layer, own = await prepared(open_layer)
+    holder = hold(layer._stores.messages)
+    (tries,) = tries_of(layer, monkeypatch)
+    tasks = [asyncio.ensure_future(operations(layer, own)[name]()) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert len(tries) == 1
+    assert layer._process.gate.shut_until
+    holder.end()
+    await soon(layer.send("other.channel", HELLO))
+    await until(lambda: not layer._process.gate.shut_until)
+    if name == "send":
+        await soon(asyncio.gather(*tasks))
+    await end(*tasks)
 
 
 async def test_full_is_told_also_after_a_wait(open_layer, hold):
