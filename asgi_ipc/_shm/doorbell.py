@@ -193,12 +193,12 @@ class Ringer(object):
 
         Cost: one write of a byte, 1 us, and an open before the first.
         """
-        path = path_of(self._name, number)
         descriptor = self._open.pop(number, None)
         kept = descriptor is not None
         rung = again = False
         try:
             if not kept:
+                path = path_of(self._name, number)
                 descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
                 if six.PY2:
                     # Python 3 opens it so. With many waiters this is done at each ring.
@@ -209,7 +209,7 @@ class Ringer(object):
             rung = True
         except OSError as error:
             if error.errno in (errno.ENXIO, errno.EPIPE, errno.ENOENT, errno.ENOTDIR):
-                unlink(path)
+                unlink(path_of(self._name, number))
             elif error.errno in (errno.EMFILE, errno.ENFILE) and self._open:
                 again = True
             else:
