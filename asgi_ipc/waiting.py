@@ -47,7 +47,7 @@ class Receivers(MessageSegment):
             except IndexError:
                 break
             if waiter.doorbell.usable:
-                waiter.doorbell.silence()
+                # A ring that came late has it look once in vain: cheaper than to take it out.
                 self._waiting.add(waiter)
                 return waiter
         self._strike_suspects()
