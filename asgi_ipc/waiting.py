@@ -126,7 +126,9 @@ class Receivers(MessageSegment):
                 if found is None:
                     # Another receiver was faster.
                     self._spin.in_vain()
-        return found if found is not None else self._wait(queues, seconds)
+        if found is not None or self.gone:
+            return found
+        return self._wait(queues, seconds)
 
     def _quiet_places(self, queues):
         """The words that would tell of a message in one of the queues; None if one of them does.
@@ -232,10 +234,14 @@ class Receivers(MessageSegment):
 
     def _strike_suspects(self):
         """Strike off a few bells whose owners died without leaving."""
-        for bell, number in self._run(self._waiters.suspects, self._clock(), 8):
+        for bell, number in self._run(self._suspects):
             # A stopped one hears it when it goes on, and looks: no harm.
             if not self._ringer.ring(number):
                 self._run(self._strike, bell, number)
+
+    def _suspects(self):
+        # Not before the lock is had: after a close there are none.
+        return self._waiters.suspects(self._clock(), 8)
 
     def forked(self):
         """In a child: the parent's waiters are not ours."""
