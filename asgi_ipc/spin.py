@@ -3,16 +3,17 @@
 Knows words that are not zero when there is something; does not know what. To sleep, to be rung
 and to wake up again costs two processes 20 us and more, and an answer often takes less. So a
 receiver that blocks looks at its queues' words for ``LONGEST``, without the lock, before it is
-hung up at them: meanwhile nobody has to ring it.
+hung up at them: meanwhile nobody has to ring it. What it sees is a hint, no more: it takes a
+message as anybody does, and one that it misses it finds when it is hung up.
 
 Between two looks it gives way to whoever else has work for its processor (``sched_yield``):
 where that is the very sender that it waits for, the two change places with no doorbell at all.
 
-It has to pay: a watch in vain doubles the number of waits that go without one, up to
-``MOST_LEFT_OUT``, and one that saw a message halves it. So a process whose messages come seldom
-soon watches at one wait of a thousand; one that waits costs no processor time beyond that.
-A process of more than one thread never does, for the thread would keep the others from running,
-and one of them may have the message in its hands.
+It has to pay. Each watch in vain in a row doubles the number of waits that then go without one,
+up to ``MOST_LEFT_OUT``; one that sees a message in time ends that. So where messages come seldom,
+soon one wait of a thousand begins with a watch, and what waits takes no processor time. In a
+process of several threads there is none: it would keep the others from running, and one of them
+may have the message in its hands.
 """
 import os
 import threading
@@ -22,13 +23,13 @@ from asgi_ipc._shm import clock
 from asgi_ipc._shm.segment import BUSY
 
 LONGEST = 50 * 1000
-"""Nanoseconds that a watch lasts, after it has given way once."""
+"""Nanoseconds that a watch lasts: about twice what it saves if it sees something."""
 
 LOOKS = 100
 """Looks of one watch at most, whatever the clock says. One takes 0.7 us and more."""
 
 MOST_LEFT_OUT = 1023
-"""Waits without a watch after one that was in vain."""
+"""Waits without a watch after those that were in vain."""
 
 _give_way = getattr(os, "sched_yield", None)
 
