@@ -153,9 +153,10 @@ class IPCChannelLayer(object):
         """
         queues = self._queues(channels)
         messages = self._stores.messages
-        found = messages.receive(queues)
-        if found is None and block:
+        if block:
             found = messages.receive_blocking(queues, self.block_timeout)
+        else:
+            found = messages.receive(queues)
         if messages.lapsed:
             self._stores.tidy()
         if found is None:

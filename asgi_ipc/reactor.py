@@ -79,6 +79,8 @@ class _Waiting(object):
             self._reactor.callLater(0, self._fire, found)
 
     def _begin(self):
+        if self._messages.gone:
+            self._messages = self._stores.messages
         try:
             self._waiter = self._messages.borrow_waiter()
         except (IOError, OSError):

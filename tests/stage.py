@@ -254,9 +254,10 @@ class Stage(object):
                     found.append(None)
         return found
 
-    def inside(self):
-        """Whether somebody is inside the lock of the first segment, dead or alive."""
-        return self.word(segment.BUSY) != 0
+    def inside(self, pid=None):
+        """Whether anybody, or a certain one, is inside the first segment, dead or alive."""
+        busy = self.word(segment.BUSY)
+        return busy != 0 if pid is None else busy == pid
 
     def word(self, index):
         """A word of the first segment."""

@@ -95,7 +95,7 @@ def test_those_who_wait_go_on(open_stage, campaign, kind, scene):
         stage.set()
         holder = play_in_fork(stage, number, stop_self)
         assert os.WIFSTOPPED(os.waitpid(holder.pid, os.WUNTRACED)[1])
-        if stage.inside():
+        if stage.inside(holder.pid):
             waits.append(wait_for(stage, holder))
             stage.verdict(number, through=False)
         else:

@@ -67,6 +67,36 @@ def test_woken_through_the_reactor(prefix):
     assert out[-1] == "True"
 
 
+def test_a_segment_that_was_removed(prefix):
+    """Found out by the first look; the wait is at the one in its place."""
+    out = run(
+        prefix,
+        """
+        import warnings
+        from asgi_ipc.core import unlink
+        warnings.simplefilter("ignore")
+        layer.send("a", {})
+        layer.receive(["a"])
+        unlink(sys.argv[1])
+        time.sleep(0.02)
+        def go():
+            began = time.time()
+            d = layer.receive_twisted(["a"])
+            assert not d.called
+            def got(result):
+                print(result[0], result[1]["x"], time.time() - began < 0.9)
+                reactor.stop()
+            d.addCallback(got)
+            threading.Timer(0.2, layer.send, ("a", {"x": 1})).start()
+        reactor.callWhenRunning(go)
+        reactor.callLater(20, reactor.stop)
+        reactor.run()
+        print(layer.check() == [])
+        """,
+    )
+    assert out == ["a", "1", "True", "True"]
+
+
 def test_nothing_fires_only_after_the_wait(prefix):
     out = run(
         prefix,

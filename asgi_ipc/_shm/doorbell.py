@@ -76,7 +76,7 @@ class Doorbell(object):
 
     def __init__(self, name, mode):
         self._pid = os.getpid()
-        self._descriptor = None
+        self._descriptor = self._poll = None
         while True:
             self.number = struct.unpack("=Q", os.urandom(8))[0] or 1
             self.path = path_of(name, self.number)
@@ -117,8 +117,10 @@ class Doorbell(object):
 
         Nobody rings a closed one; a thread that outlives the end of its process waits there.
         """
-        descriptor = self._descriptor
-        rung = _poll(NO_DESCRIPTOR if descriptor is None else descriptor, seconds)
+        poll, descriptor = self._poll, self._descriptor
+        if poll is None or descriptor is None:
+            poll = self._poll = _poller(NO_DESCRIPTOR if descriptor is None else descriptor)
+        rung = poll(seconds)
         if rung:
             self.silence()
         return rung
@@ -193,12 +195,12 @@ class Ringer(object):
 
         Cost: one write of a byte, 1 us, and an open before the first.
         """
-        path = path_of(self._name, number)
         descriptor = self._open.pop(number, None)
         kept = descriptor is not None
         rung = again = False
         try:
             if not kept:
+                path = path_of(self._name, number)
                 descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
                 if six.PY2:
                     # Python 3 opens it so. With many waiters this is done at each ring.
@@ -209,7 +211,7 @@ class Ringer(object):
             rung = True
         except OSError as error:
             if error.errno in (errno.ENXIO, errno.EPIPE, errno.ENOENT, errno.ENOTDIR):
-                unlink(path)
+                unlink(path_of(self._name, number))
             elif error.errno in (errno.EMFILE, errno.ENFILE) and self._open:
                 again = True
             else:
@@ -288,34 +290,21 @@ def _pipe_signal_ignored():
         return False
 
 
-def _poll_with_python(descriptor, seconds):
-    poller = select.poll()
-    if descriptor != NO_DESCRIPTOR:
-        poller.register(descriptor, select.POLLIN)
-    try:
-        return bool(poller.poll(min(seconds, SLICE) * 1000))
-    except select.error as error:
-        # Python 2.7, which does not go on by itself.
-        if error.args[0] != errno.EINTR:
-            raise
-        return None
+def _poller(descriptor):
+    """Return what waits for input: True, False after so many seconds, None after a signal."""
+    global _poller
+    _poller = _find_poller()
+    return _poller(descriptor)
 
 
-def _poll(descriptor, seconds):
-    """Wait for input: True, False after ``seconds``, None after a signal."""
-    global _poll
-    _poll = _find_poll()
-    return _poll(descriptor, seconds)
-
-
-def _find_poll():
-    """The C library's poll if it can be had: done at the first wait, ctypes takes a while."""
+def _find_poller():
+    """With the C library's poll if it can be had: done at the first wait, ctypes takes a while."""
     try:
         import ctypes
 
         call = ctypes.CDLL(None, use_errno=True).poll
     except (ImportError, OSError, AttributeError):
-        return _poll_with_python
+        return _poller_with_python
 
     class PollDescriptor(ctypes.Structure):
         _fields_ = (
@@ -324,15 +313,36 @@ def _find_poll():
             ("revents", ctypes.c_short),
         )
 
-    call.argtypes = (ctypes.POINTER(PollDescriptor), ctypes.c_ulong, ctypes.c_int)
+    def poller(descriptor):
+        # Made once for each doorbell, and passed as they are: half of what a call costs.
+        asked = ctypes.byref(PollDescriptor(descriptor, select.POLLIN, 0))
+        one = ctypes.c_ulong(1)
 
-    def poll(descriptor, seconds):
-        asked = PollDescriptor(descriptor, select.POLLIN, 0)
-        ready = call(ctypes.byref(asked), 1, int(seconds * 1000) + 1 if seconds > 0 else 0)
-        if ready >= 0:
-            return ready > 0
-        if ctypes.get_errno() == errno.EINTR:
+        def poll(seconds):
+            ready = call(asked, one, int(seconds * 1000) + 1 if seconds > 0 else 0)
+            if ready >= 0:
+                return ready > 0
+            if ctypes.get_errno() == errno.EINTR:
+                return None
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+        return poll
+
+    return poller
+
+
+def _poller_with_python(descriptor):
+    poller = select.poll()
+    if descriptor != NO_DESCRIPTOR:
+        poller.register(descriptor, select.POLLIN)
+
+    def poll(seconds):
+        try:
+            return bool(poller.poll(min(seconds, SLICE) * 1000))
+        except select.error as error:
+            # Python 2.7, which does not go on by itself.
+            if error.args[0] != errno.EINTR:
+                raise
             return None
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     return poll
