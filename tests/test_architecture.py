@@ -48,7 +48,10 @@ OPTIONAL = {"reactor": {"twisted"}, "aio": {"channels"}}
 """What a module may import beyond: inside of a function, or because who imports it has that."""
 
 ASYNCHRONOUS = ["process", "inbox", "loops", "watch", "gate"]
-"""What lies below the asynchronous face, the upper ones first; for new Pythons, as it is."""
+"""What lies below the asynchronous face, the upper ones first."""
+
+NEW = ["aio", "copies"] + ASYNCHRONOUS
+"""What is for Python 3.8 and later."""
 
 MODULES = sorted(
     os.path.relpath(os.path.join(folder, name), FOLDER)[:-3].replace(os.sep, ".")
@@ -68,7 +71,7 @@ def parsed(module):
         return tree_of(module)
     except SyntaxError:
         # The asynchronous face is newer than the Python that runs this.
-        if module not in ["aio"] + ASYNCHRONOUS or sys.version_info >= (3, 8):
+        if module not in NEW or sys.version_info >= (3, 8):
             raise
         pytest.skip("{0} is not for this Python".format(module))
 
