@@ -91,6 +91,11 @@ def descendants(process):
     return []
 
 
+def heed_interrupts():
+    """A shell has what it starts in the background ignore SIGINT, and that is handed down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Site:
     """Processes of the example over one prefix; a context manager that leaves none of them."""
 
@@ -122,6 +127,7 @@ class Site:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=heed_interrupts,  # noqa: PLW1509 (it does one call of the system)
             )
         return self._processes[name]
 
