@@ -87,8 +87,9 @@ class Directory(object):
         self._recycle(now - IDLE, STRIDE, spared)
         entry = self.slots.take()
         if not entry:
-            # All in use, or no memory: any that is empty will do.
-            if not self._recycle(now, LONG_STRIDE, spared):
+            # All in use, or no memory: any that is empty will do. Also one that is younger than
+            # ``now``, which was asked for before the lock was.
+            if not self._recycle(LARGEST_COUNT, LONG_STRIDE, spared):
                 return None
             entry = self.slots.take()
         encoded = name.encode("ascii")

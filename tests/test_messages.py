@@ -622,6 +622,20 @@ def test_a_fan_out_does_not_recycle_what_it_is_about_to_send_to(open_store, cloc
     assert store._words[DAMAGED] == 0
 
 
+def test_who_waited_long_for_the_lock_finds_an_entry(open_store, clock):
+    """All entries were taken since it asked what time it is."""
+    store = open_store(64 * 1024)
+    for number in range(64):
+        clock.time += 1
+        put(store, u"c{0}".format(number), b"x")
+        assert get(store, u"c{0}".format(number))[2] == b"x"
+    clock.time -= 64
+    put(store, u"new", b"y")
+    assert get(store, u"new")[2] == b"y"
+    assert store.send_each([(u"other", b"", 9)], b"m", LONG) == []
+    assert store.check() == []
+
+
 def test_hints_are_bounded(open_store, monkeypatch):
     assert HINTS_KEPT >= 1000
     monkeypatch.setattr("asgi_ipc.directory.HINTS_KEPT", 10)
