@@ -38,6 +38,7 @@
 All times are nanoseconds for one operation (throughput: for one message), less is better.
 """
 import json
+import os
 
 from benchmarks.figures import Figure, Figures
 
@@ -123,7 +124,8 @@ def _figure_from_dict(entry):
 
 
 def save(run, path):
-    """Write a run to a file."""
+    """Write a run to a file, whose folder is made if it is missing."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     with open(path, "w") as stream:
         stream.write(to_json(run))
 

@@ -246,7 +246,7 @@ def test_the_documents_have_the_figures_of_the_committed_run():
 def show(tmp_path, factor):
     """The exit status for a run in which one bound is kept (1) or missed (1.01)."""
     key = figures.key_of("round_trip", "round_trip", peers.OURS, {})
-    source = str(tmp_path / "run.json")
+    source = str(tmp_path / "no such folder yet" / "run.json")
     results.save(run_with({key: factor}), source)
     command = benchmark("__main__")
     return command.main(["--from", source, "--output", str(tmp_path / "out")])
