@@ -304,6 +304,9 @@ class Storm(object):
 
     def rage(self, seconds, kill_mean):
         """Kill a process every ``kill_mean`` seconds, on average, for so long; then end all."""
+        # The segments are there before the first kill: the C library's sem_open, killed while it
+        # makes a semaphore, leaves one that has no name yet, and nobody would find it.
+        self.open_layer().close()
         over = now() + seconds
         next_kill = now()
         try:
