@@ -115,6 +115,7 @@ class IPCChannelLayer(object):
         if reactor.available():
             self.extensions.append("twisted")
         self._drops = Drops()
+        self._lifetime = options.lifetime
         self._turn = 0
         self.breath = 0
         self._stores = Stores(options)
@@ -131,12 +132,15 @@ class IPCChannelLayer(object):
         :raises MessageTooLarge: above ``max_message_size``.
         :raises TypeError: a wrong name, or a value that msgpack cannot carry.
         """
-        queue, local, capacity = self._route(channel)
+        try:
+            queue, local, capacity = self._routes[channel]
+        except TypeError:
+            queue, local, capacity = self._route(channel)
         payload = pack(message)
         if len(payload) > self.max_message_size:
             raise errors.MessageTooLarge(self._too_large(channel, payload))
         messages = self._stores.messages
-        messages.send(queue, local, payload, self._options.lifetime, capacity)
+        messages.send(queue, local, payload, self._lifetime, capacity)
         if messages.lapsed:
             self._stores.tidy()
 
@@ -151,7 +155,9 @@ class IPCChannelLayer(object):
         :returns: (channel, message), or (None, None).
         :raises TypeError: a wrong name.
         """
-        queues = self._queues(channels)
+        queues = names.channel_names(channels)
+        if len(queues) > 1:
+            queues = self._in_turn(queues)
         messages = self._stores.messages
         if block:
             found = messages.receive_blocking(queues, self.block_timeout)
@@ -161,7 +167,8 @@ class IPCChannelLayer(object):
             self._stores.tidy()
         if found is None:
             return None, None
-        return found[0] + found[1], unpack(found[2])
+        queue, local, payload = found
+        return queue + local if local else queue, unpack(payload)
 
     def receive_many(self, channels, block=False):
         """Deprecated name of ``receive``."""
@@ -177,7 +184,8 @@ class IPCChannelLayer(object):
         stop waiting. Cost and errors as ``receive``. It fires with (None, None) after
         ``block_timeout`` seconds, never at once.
         """
-        return reactor.receive(self, self._stores, self._queues(channels))
+        queues = self._in_turn(names.channel_names(channels))
+        return reactor.receive(self, self._stores, queues)
 
     def new_channel(self, pattern=None):
         """Return a new name for a single-reader channel: ``pattern`` and random characters.
@@ -315,11 +323,8 @@ class IPCChannelLayer(object):
             names.channel_name(channel)
             raise
 
-    def _queues(self, channels):
-        """Check the names to receive from; return them, beginning with another each time."""
-        queues = names.channel_names(channels)
-        if len(queues) == 1:
-            return queues
+    def _in_turn(self, queues):
+        """The queues to receive from, beginning with another each time."""
         self._turn = turn = (self._turn + 1) % len(queues)
         return queues[turn:] + queues[:turn]
 

@@ -34,6 +34,7 @@ from asgi_ipc.layout import (
     NAME,
     NAME_LENGTH,
     RATES,
+    TAG_MAGIC,
     WAIT_FIRST,
     WAIT_LAST,
 )
@@ -52,8 +53,9 @@ STRIDE, LONG_STRIDE = 2, 1024
 class Directory(object):
     """View of the buckets and entries of a message segment.
 
-    ``hints`` maps a name to (entry, hash, seed) for those who look before they call: valid
-    while ``words[entry + HASH]`` is that hash. ``seed`` begins the records' check.
+    ``hints`` maps a name to (entry, hash, seed, tag) for those who look before they call: valid
+    while ``words[entry + HASH]`` is that hash. ``seed`` begins the check of records, ``tag`` is
+    theirs but for the size.
     """
 
     def __init__(self, segment, slots, geometry):
@@ -197,7 +199,8 @@ class Directory(object):
     def _remember(self, name, entry, number):
         if len(self.hints) >= HINTS_KEPT:
             self.hints.clear()
-        hint = (entry, number, number & M32)
+        tag = TAG_MAGIC << 56 | self.number_of(entry) << 32
+        hint = (entry, number, number & M32, tag)
         self.hints[name] = hint
         return hint
 

@@ -93,6 +93,7 @@ BELL_WORDS = NODE_WORDS = 8
 TAG = 0
 R_STATE, NEXT, PREV, CHECK, SEQ, SENT_AT, EXPIRES, LENGTHS = range(1, 9)
 RECORD_WORDS = 9
+RECORD_BYTES = RECORD_WORDS * 8
 
 TAG_MAGIC = 0xA5
 WRAP = TAG_MAGIC << 56 | 0xFFFFFF << 32
@@ -104,6 +105,8 @@ MUTABLE = struct.Struct("=5Q")
 
 CHECKED = struct.Struct("=4Q")
 """SEQ, SENT_AT, EXPIRES, LENGTHS: with what follows, all that CHECK vouches for."""
+
+CHECKED_BYTES = CHECKED.size
 
 
 class Geometry(object):

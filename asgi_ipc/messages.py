@@ -9,27 +9,39 @@ or for a process-specific one the part up to and including the ``!``, and the lo
 Every operation is one critical section, as ``guarded`` says; then those are rung whom there is
 to ring. The commit words are named in ``layout``.
 """
+import zlib
+
 from asgi_ipc import statistics
 from asgi_ipc._shm import clock as monotonic
 from asgi_ipc._shm.segment import BUSY
-from asgi_ipc._shm.words import M32
+from asgi_ipc._shm.words import M32, TWIN, Damage
 from asgi_ipc.layout import (
     CHECK,
+    CHECKED_BYTES,
     COUNT,
     EXPIRES,
     FIRST,
     HASH,
+    HEAD,
     HEADER_RATES,
+    LAST,
+    LENGTHS,
     LIVE,
+    NEXT,
     R_STATE,
     RATES,
+    RECORD_WORDS,
     SENT_AT,
     SEQ,
+    TAIL,
 )
+from asgi_ipc.records import NO_RECORD, SMALL, WRONG_COUNT
 from asgi_ipc.sending import Senders
 
 MINIMUM_SIZE = 64 * 1024
 """Bytes of the smallest segment that is worth the name."""
+
+_crc32 = zlib.crc32
 
 NOTHING = (0,), b"", b""
 """In place of the mark, the payload and the names of a record."""
@@ -90,7 +102,38 @@ class MessageStore(Senders):
                     self._log.drop_expired(entry, now)
                     record = words[entry + FIRST]
                 if record:
-                    found = self._take(queue, entry, record, hint[2])
+                    lengths = words[record + LENGTHS]
+                    if lengths & M32 or lengths >> 32 > SMALL:
+                        found = self._take(queue, entry, record, hint[2])
+                        break
+                    # ``Records.read``, written out for a record without names.
+                    length = lengths >> 32
+                    size = RECORD_WORDS + (length + 7 >> 3)
+                    check = words[record + CHECK]
+                    begin = (record + SEQ) * 8
+                    checked = self._map[begin : begin + CHECKED_BYTES + length]
+                    if (
+                        words[record] & M32 != size
+                        or words[record + R_STATE] != check << 32 | 1
+                        or _crc32(checked, hint[2] ^ size) & M32 != check
+                    ):
+                        raise Damage(NO_RECORD)
+                    # ``Records.end_first``, written out.
+                    following = words[record + NEXT]
+                    count = words[entry + COUNT] - 1
+                    live = words[LIVE] - size * TWIN
+                    if count < 0 or live < 0 or (not following) != (not count):
+                        raise Damage(WRONG_COUNT)
+                    payload = checked[CHECKED_BYTES:]
+                    words[record + R_STATE] = 0  # the commit
+                    found = queue, "", payload
+                    words[entry + FIRST] = following
+                    if not following:
+                        words[entry + LAST] = 0
+                    words[entry + COUNT] = count
+                    words[LIVE] = live
+                    if not live:
+                        words[HEAD] = words[TAIL]
                     break
             if waiter is not None:
                 if found is None:

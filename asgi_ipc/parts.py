@@ -88,7 +88,7 @@ class MessageSegment(Guarded):
         self._directory = directory = Directory(
             segment, slots("entries", ENTRIES, geometry.entries, ENTRY_WORDS), geometry
         )
-        self._first_entry = geometry.entries[0]
+        self._map = segment.map
         self._hints = directory.hints
         self._log = Log(
             words,

@@ -15,6 +15,7 @@ from asgi_ipc._shm.words import M32, TWIN, Damage
 from asgi_ipc.layout import (
     CHECK,
     CHECKED,
+    CHECKED_BYTES,
     COUNT,
     EXPIRES,
     FIRST,
@@ -26,15 +27,19 @@ from asgi_ipc.layout import (
     MUTABLE,
     NEXT,
     R_STATE,
+    RECORD_BYTES,
     RECORD_WORDS,
     SEQ,
-    TAG_MAGIC,
     TAIL,
     live_state,
 )
 
 SMALL = 4096
 """Bytes up to which joining a payload to its header costs less than writing it apart."""
+
+WRONG_LAST = "a queue does not end in an earlier record of its channel"
+WRONG_COUNT = "a queue's count is wrong"
+NO_RECORD = "a queue leads to what is no live record"
 
 _pack_checked = CHECKED.pack
 _pack_mutable = MUTABLE.pack
@@ -55,40 +60,33 @@ class Records(object):
         self._entry_of = entry_of
         self._lapsed = lapsed
 
-    def write(self, place, previous, number, seed, seq, now, expires, payload, names):
+    def write(self, place, previous, tag, seed, seq, now, expires, payload, names):
         """Write a record at ``place``; it does not exist until TAIL is stored.
 
         :param previous: the channel's last record, or 0.
-        :param number: of the entry.
+        :param tag: the record's.
         :param seed: of the entry's checks.
-        :returns: the words it takes.
         :raises Damage: ``previous`` is not a record of the channel, or not an earlier one.
         """
+        words = self._words
+        if previous and ((words[previous] ^ tag) >> 32 or words[previous + SEQ] >= seq):
+            raise Damage(WRONG_LAST)
         size = len(payload) + len(names)
-        need = RECORD_WORDS + (size + 7 >> 3)
-        tag = TAG_MAGIC << 56 | number << 32 | need
-        if previous:
-            words = self._words
-            if (words[previous] ^ tag) >> 32 or words[previous + SEQ] >= seq:
-                raise Damage("a queue does not end in an earlier record of its channel")
         checked = _pack_checked(seq, now, expires, len(payload) << 32 | len(names))
-        seed ^= need
+        seed ^= tag & M32
         begin = place * 8
+        body = begin + RECORD_BYTES
         if size <= SMALL:
             checked += payload + names
             check = _crc32(checked, seed) & M32
-            self._map[begin : begin + 72 + size] = (
+            self._map[begin : body + size] = (
                 _pack_mutable(tag, check << 32 | 1, 0, previous, check) + checked
             )
-            return need
+            return
         check = _crc32(names, _crc32(payload, _crc32(checked, seed))) & M32
-        body = begin + 72 + len(payload)
-        self._map[begin : begin + 72] = (
-            _pack_mutable(tag, check << 32 | 1, 0, previous, check) + checked
-        )
-        self._map[begin + 72 : body] = payload
-        self._map[body : body + len(names)] = names
-        return need
+        self._map[begin:body] = _pack_mutable(tag, check << 32 | 1, 0, previous, check) + checked
+        self._map[body : body + len(payload)] = payload
+        self._map[body + len(payload) : body + size] = names
 
     def link(self, entry, record):
         """Append a record that exists to its entry's queue."""
@@ -115,14 +113,15 @@ class Records(object):
         check = words[record + CHECK]
         offset = (state & M32) - 1
         if RECORD_WORDS + (length + more + 7 >> 3) != size or state >> 32 ^ check != offset:
-            raise Damage("a queue leads to what is no live record")
+            raise Damage(NO_RECORD)
         begin = (record + SEQ) * 8
-        checked = self._map[begin : begin + 32 + length + more]
+        checked = self._map[begin : begin + CHECKED_BYTES + length + more]
         if _crc32(checked, seed ^ size) & M32 != check:
             raise Damage("a record's check does not hold")
         if more:
-            return checked[32 : 32 + length], checked[32 + length :], offset
-        return checked[32:], b"", 0
+            end = CHECKED_BYTES + length
+            return checked[CHECKED_BYTES:end], checked[end:], offset
+        return checked[CHECKED_BYTES:], b"", 0
 
     def serve(self, record, offset):
         """Move the cursor of a record on to the name at ``offset``: a commit."""
@@ -137,7 +136,7 @@ class Records(object):
         live = words[LIVE] - (words[record] & M32) * TWIN
         if count < 0 or live < 0 or (not following) != (not count):
             # Found before the commit, so that what is tried again is not done twice.
-            raise Damage("a queue's count is wrong")
+            raise Damage(WRONG_COUNT)
         words[record + R_STATE] = 0
         words[entry + FIRST] = following
         if not following:
@@ -170,7 +169,7 @@ class Records(object):
         if RECORD_WORDS + (length + 7 >> 3) != size:
             return False
         begin = (place + SEQ) * 8
-        checked = self._map[begin : begin + 32 + length]
+        checked = self._map[begin : begin + CHECKED_BYTES + length]
         return _crc32(checked, seed ^ size) & M32 == words[place + CHECK]
 
     def alive(self, place, seed):

@@ -4,15 +4,19 @@ Knows queues by name, capacities, what there is room for, and why not; does not 
 what a payload is. The half of ``messages.MessageStore`` that is about sending.
 
 A send checks the capacity, has the log find a place, writes the record there, and stores TAIL:
-the commit. Then the record is linked, and who waits is taken off the list, to be rung. ``send`` has
-all of it written out, for a call more costs it a tenth.
+the commit. Then the record is linked, and who waits is taken off the list, to be rung. ``send``
+has all of it written out, and looks at no word twice: with calls of ``Records`` it takes 0.5 us
+more.
 """
+import zlib
+
 from asgi_ipc import statistics
 from asgi_ipc._shm.clock import SECOND
-from asgi_ipc._shm.words import M32, Damage
+from asgi_ipc._shm.words import M32, TWIN, Damage
 from asgi_ipc.errors import ChannelFull
 from asgi_ipc.layout import (
     C_START,
+    CHECKED,
     COUNT,
     ENTRY_WORDS,
     FIRST,
@@ -22,12 +26,17 @@ from asgi_ipc.layout import (
     LAST,
     LIMIT,
     LIVE,
+    MUTABLE,
+    NEXT,
     RATES,
+    RECORD_BYTES,
     RECORD_WORDS,
+    SEQ,
     SEQUENCE,
     TAIL,
     WAIT_FIRST,
 )
+from asgi_ipc.records import SMALL, WRONG_COUNT, WRONG_LAST
 from asgi_ipc.waiting import Receivers
 
 AT_CAPACITY, NO_MEMORY, NO_ENTRY = 1, 2, 3
@@ -35,6 +44,11 @@ SWEEP_EVERY = 16
 
 EXPIRE_AT_ONCE = 256
 """Channels that a send for which there is no room looks through for expired messages."""
+
+
+_pack_checked = CHECKED.pack
+_pack_mutable = MUTABLE.pack
+_crc32 = zlib.crc32
 
 
 class Senders(Receivers):
@@ -56,8 +70,15 @@ class Senders(Receivers):
         :param capacity: messages the queue may hold.
         :raises ChannelFull: the queue is at capacity, or there is no room; nothing is lost.
         """
-        names = local.encode("ascii") if local else b""
-        need = RECORD_WORDS + (len(payload) + len(names) + 7 >> 3)
+        if local:
+            names = local.encode("ascii")
+            size = len(payload) + len(names)
+            lengths = len(payload) << 32 | len(names)
+        else:
+            names = b""
+            size = len(payload)
+            lengths = size << 32
+        need = RECORD_WORDS + (size + 7 >> 3)
         now = self._clock()
         if now >= self._next_look:
             successor = self._look(now)
@@ -76,29 +97,43 @@ class Senders(Receivers):
                 refused = NO_ENTRY
                 words[HEADER_RATES + FULL] += 1
             else:
-                entry = hint[0]
-                if words[entry + COUNT] >= capacity:
+                entry, _, seed, tag = hint
+                count = words[entry + COUNT]
+                if count >= capacity:
                     refused = self._full(entry, capacity, now)
+                    count = words[entry + COUNT]
                 if not refused:
                     place = words[TAIL]
                     if place + need >= words[LIMIT]:
                         place = self._room(need, now)
+                        count = words[entry + COUNT]
                 if place:
+                    # ``Records.write``, written out.
+                    last = words[entry + LAST]
                     seq = words[SEQUENCE] + 1
-                    self._log.write(
-                        place,
-                        words[entry + LAST],
-                        (entry - self._first_entry) >> 5,
-                        hint[2],
-                        seq,
-                        now,
-                        now + lifetime,
-                        payload,
-                        names,
-                    )
+                    tag |= need
+                    if last and ((words[last] ^ tag) >> 32 or words[last + SEQ] >= seq):
+                        raise Damage(WRONG_LAST)
+                    if size <= SMALL:
+                        checked = _pack_checked(seq, now, now + lifetime, lengths) + payload
+                        if names:
+                            checked += names
+                        check = _crc32(checked, seed ^ need) & M32
+                        begin = place * 8
+                        self._map[begin : begin + RECORD_BYTES + size] = (
+                            _pack_mutable(tag, check << 32 | 1, 0, last, check) + checked
+                        )
+                    else:
+                        self._log.write(
+                            place, last, tag, seed, seq, now, now + lifetime, payload, names
+                        )
                     words[TAIL] = place + need  # the commit
                     words[SEQUENCE] = seq
-                    self._log.link(entry, place)
+                    # ``Records.link``, written out.
+                    words[last + NEXT if last else entry + FIRST] = place
+                    words[entry + LAST] = place
+                    words[entry + COUNT] = count + 1
+                    words[LIVE] += need * TWIN
                     words[entry + RATES] += 1
                     if now >= words[entry + RATES + C_START] + SECOND:
                         self._roll(entry, now)
@@ -161,7 +196,7 @@ class Senders(Receivers):
         return dropped
 
     def _choose(self, left, dropped, now):
-        """Return [(entry, seed, queue, names)] of those targets that are not full.
+        """Return [(hint, queue, names)] of those targets that are not full.
 
         The others are moved from ``left`` to ``dropped``.
         """
@@ -171,7 +206,7 @@ class Senders(Receivers):
             queue, names, capacity = target
             hint = self._hints.get(queue)
             if hint is None or words[hint[0] + HASH] != hint[1]:
-                hint = self._directory.obtain(queue, now, [chosen[0] for chosen in ready])
+                hint = self._directory.obtain(queue, now, [chosen[0][0] for chosen in ready])
             if hint is None:
                 dropped.append((queue, NO_ENTRY))
                 words[HEADER_RATES + FULL] += 1
@@ -179,7 +214,7 @@ class Senders(Receivers):
                 dropped.append((queue, AT_CAPACITY))
                 self._count_full(hint[0])
             else:
-                ready.append((hint[0], hint[2], queue, names))
+                ready.append((hint, queue, names))
                 fit.append(target)
         left[:] = fit
         return ready
@@ -190,7 +225,7 @@ class Senders(Receivers):
         They, or the first one if that fits nowhere, go from ``ready`` and ``left``.
         """
         words, log = self._words, self._log
-        needs = [RECORD_WORDS + (len(payload) + len(names) + 7 >> 3) for _, _, _, names in ready]
+        needs = [RECORD_WORDS + (len(payload) + len(names) + 7 >> 3) for _, _, names in ready]
         while True:
             need = sum(needs)
             place = words[TAIL]
@@ -200,17 +235,17 @@ class Senders(Receivers):
                 break
             needs = needs[: len(needs) // 2]
             if not needs:
-                dropped.append((ready[0][2], NO_MEMORY))
-                self._count_full(ready[0][0])
+                dropped.append((ready[0][1], NO_MEMORY))
+                self._count_full(ready[0][0][0])
                 del ready[0], left[0]
                 return
         seq = words[SEQUENCE]
         written = []
-        for (entry, seed, _, names), length in zip(ready, needs):
+        for ((entry, _, seed, tag), _, names), length in zip(ready, needs):
             seq += 1
-            number = (entry - self._first_entry) >> 5
+            last = words[entry + LAST]
             log.write(
-                place, words[entry + LAST], number, seed, seq, now, now + lifetime, payload, names
+                place, last, tag | length, seed, seq, now, now + lifetime, payload, names
             )
             written.append((entry, place))
             place += length
@@ -235,7 +270,7 @@ class Senders(Receivers):
             return 0
         if not words[entry + FIRST] or count * RECORD_WORDS > self._log.live:
             # It would be full for ever.
-            raise Damage("a queue's count is wrong")
+            raise Damage(WRONG_COUNT)
         return AT_CAPACITY
 
     def _count_full(self, entry):
