@@ -322,5 +322,5 @@ class MessageStore(Senders):
         self.wake_all()
         # Python 2.7 keeps a mapping, and its descriptor, as long as anything refers to it.
         self._shared = NOTHING
-        self._words = self._log = self._directory = self._waiters = None
+        self._words = self._map = self._log = self._directory = self._waiters = None
 

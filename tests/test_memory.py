@@ -30,6 +30,7 @@ from stepkit import Tripwire, kill_self
 from storekit import Child
 
 from asgi_ipc import IPCChannelLayer, core
+from asgi_ipc._shm import forks
 from asgi_ipc.errors import ChannelFull, GroupsFull, IPCError, SegmentError
 
 pytestmark = needs_linux
@@ -780,6 +781,9 @@ class DescriptorHog(object):
     """Leaves this process, a child, so many descriptors that it can still open."""
 
     def __init__(self, left=0):
+        # What is the parent's here still is closed before, not at some moment after.
+        gc.collect()
+        forks.check()
         limit(resource.RLIMIT_NOFILE, left + 1 + max(map(int, os.listdir("/proc/self/fd"))))
         self.taken = []
         try:
