@@ -53,10 +53,9 @@ SERVERS = {
 # Having stopped in good order, Uvicorn ends by the signal that it was sent, which runs nothing
 # more: the process's doorbell, one file of no size, stays until the prefix is removed.
 ENDED_BY_SIGNAL = ("uvicorn", "gunicorn")
-# These cancel the consumers when they stop, and tell them nothing; on a busy machine those of one
-# of Uvicorn's workers, which stop all at once, may end untold as well. What is sent to their pages
+# These cancel the consumers when they stop, and tell them nothing: what is sent to their pages
 # expires unread, and then they leave their groups.
-WITHOUT_DISCONNECT = ("daphne", "hypercorn", "uvicorn")
+WITHOUT_DISCONNECT = ("daphne", "hypercorn")
 # What servers say of themselves when they stop, whatever they serve. Hypercorn cancels the
 # connections that are open, of which asyncio's streams complain; older Gunicorns take it for
 # an error that Uvicorn ends by a signal.

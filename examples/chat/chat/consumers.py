@@ -36,6 +36,15 @@ class RoomConsumer(AsyncJsonWebsocketConsumer):
         await self.send_json({"kind": "hello", "process": os.getpid(), "port": port})
         presence.enter(self)
 
+    async def send_json(self, content, close=False):
+        """To the page, if it is there still."""
+        try:
+            await super().send_json(content, close)
+        except OSError:
+            # That says it has gone (ASGI 2.4). We are about to hear of it by disconnect(); who
+            # raises before that never does, and stays in the room until its membership expires.
+            pass
+
     async def disconnect(self, code):  # noqa: ARG002 (Channels' signature)
         await self.channel_layer.group_discard(group_name(self.room), self.channel_name)
         await presence.leave(self)
