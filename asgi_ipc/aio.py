@@ -365,7 +365,6 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     async def _wait(self, channel: str, queue: str, local: str) -> bytes:
         """Wait until there is something, and take it."""
         process = self._process
-        take = process.inbox.take if queue[-1] == "!" else process.take
         watch = process.watch(asyncio.get_running_loop())
         future = watch.enter(channel, queue)
         payload: Optional[bytes] = None
@@ -373,16 +372,16 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             while True:
                 if process.inbox.holds(channel, queue):
                     # Another thread has put something there since we looked.
-                    payload = await self._do(take, channel, queue, local)
+                    payload = await self._do(process.take, channel, queue, local)
                 if payload is None:
                     watch.attend(queue)
                     error = await future
                     if error is not None:
                         raise error
                     try:
-                        payload = take(channel, queue, local)
+                        payload = process.take(channel, queue, local)
                     except errors.LockTimeout:
-                        payload = await self._persist(take, channel, queue, local)
+                        payload = await self._persist(process.take, channel, queue, local)
                 if payload is not None:
                     # It is returned from here without another await.
                     return payload

@@ -237,17 +237,13 @@ class Inbox:
         filled = []
         for names, payload, expires in records:
             item = (expires, payload)
-            channels = [queue + local for local in names]
-            filled += channels
-            if not buffers and single.keys().isdisjoint(channels):
-                # Whose receivers keep up: many at once.
-                single.update(dict.fromkeys(channels, item))
-                continue
-            for channel in channels:
+            for local in names:
+                channel = queue + local
                 if channel in single or channel in buffers:
                     self._stack(queue, channel, item)
                 else:
                     single[channel] = item
+                filled.append(channel)
         return filled
 
     def _stack(self, queue: str, channel: str, item: Item) -> None:

@@ -86,16 +86,16 @@ class Watch:
         pending = self.pending
         struck = 0
         for key in keys:
-            waiting = pending.pop(key, None)
+            waiting = pending.get(key)
             while waiting:
                 future = waiting.pop(0)
                 struck += 1
+                if not waiting:
+                    del pending[key]
                 if not future.done():
                     future.set_result(None)
                     self._awake += 1
                     break
-            if waiting:
-                pending[key] = waiting
         if struck:
             self._unwant(queue, struck)
 
