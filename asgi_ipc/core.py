@@ -155,9 +155,7 @@ class IPCChannelLayer(object):
         :returns: (channel, message), or (None, None).
         :raises TypeError: a wrong name.
         """
-        queues = names.channel_names(channels)
-        if len(queues) > 1:
-            queues = self._in_turn(queues)
+        queues = self._queues(channels)
         messages = self._stores.messages
         if block:
             found = messages.receive_blocking(queues, self.block_timeout)
@@ -184,8 +182,7 @@ class IPCChannelLayer(object):
         stop waiting. Cost and errors as ``receive``. It fires with (None, None) after
         ``block_timeout`` seconds, never at once.
         """
-        queues = self._in_turn(names.channel_names(channels))
-        return reactor.receive(self, self._stores, queues)
+        return reactor.receive(self, self._stores, self._queues(channels))
 
     def new_channel(self, pattern=None):
         """Return a new name for a single-reader channel: ``pattern`` and random characters.
@@ -323,8 +320,11 @@ class IPCChannelLayer(object):
             names.channel_name(channel)
             raise
 
-    def _in_turn(self, queues):
-        """The queues to receive from, beginning with another each time."""
+    def _queues(self, channels):
+        """Check the names to receive from; return them, beginning with another each time."""
+        queues = names.channel_names(channels)
+        if len(queues) == 1:
+            return queues
         self._turn = turn = (self._turn + 1) % len(queues)
         return queues[turn:] + queues[:turn]
 

@@ -376,8 +376,9 @@ def test_threads_one_after_the_other_leave_no_descriptors(layer):
 def test_threads_that_ring_many_doorbells(make_layer, prefix):
     """More than are kept open: no thread closes what another one writes to."""
     layer = make_layer(message_memory=2 * 1024 * 1024)
-    layer._stores.messages._ringer.most_kept = 128
-    count = 128 + 30
+    ringer = layer._stores.messages._ringer
+    ringer.most_kept = 128
+    count = ringer.most_kept + 30
 
     def wait():
         limit()
