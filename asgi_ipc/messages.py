@@ -118,7 +118,8 @@ class MessageStore(Senders):
                         or _crc32(checked, hint[2] ^ size) & M32 != check
                     ):
                         raise Damage(NO_RECORD)
-                    # ``Records.end_first``, written out.
+                    # ``Records.end_first``, written out: 0.1 us less than to call it, and what was
+                    # taken is known from the commit on, whatever comes after it.
                     following = words[record + NEXT]
                     count = words[entry + COUNT] - 1
                     live = words[LIVE] - size * TWIN
