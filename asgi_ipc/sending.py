@@ -89,7 +89,7 @@ class Senders(Receivers):
         refused = place = 0
         try:
             if lock.acquire():
-                self._rebuild()
+                self._recover()
             hint = self._hints.get(queue)
             if hint is None or words[hint[0] + HASH] != hint[1]:
                 hint = self._directory.obtain(queue, now)
@@ -180,7 +180,7 @@ class Senders(Receivers):
         left, dropped = list(targets), []
         try:
             if lock.acquire():
-                self._rebuild()
+                self._recover()
             ready = self._choose(left, dropped, now)
             while ready:
                 self._send_some(ready, left, dropped, payload, now, lifetime)

@@ -4,6 +4,7 @@ Shared by both faces. Knows that a group send is a plan over message queues, tha
 which expired unread ends memberships, and that a segment may be removed under us. Does not
 know msgpack, nor how either face waits.
 """
+import logging
 import threading
 import warnings
 
@@ -14,6 +15,8 @@ from asgi_ipc.errors import GroupsFull, LockTimeout
 from asgi_ipc.groups import GroupStore
 from asgi_ipc.messages import MessageStore
 from asgi_ipc.parts import segment_name
+
+logger = logging.getLogger("asgi_ipc")
 
 PLANS_KEPT = 1000
 """Groups whose members one process remembers."""
@@ -63,6 +66,12 @@ class Stores(object):
         messages.succeed = self._succeed
         self.messages = messages
         self._plans = {}
+        logger.debug(
+            "attached to prefix %r: %d bytes for messages, %d for groups",
+            options.prefix,
+            messages.size,
+            self.groups.size,
+        )
 
     def group_add(self, group, channel, expires):
         """Begin or renew a membership.
