@@ -44,7 +44,7 @@ Layer = namedtuple("Layer", "alias face config options")
 """One that is ours: its alias, which face, its CONFIG, and the checked ``Options``."""
 
 
-def check_channel_layers(app_configs=None, **_):
+def check_channel_layers(**_):
     """All findings; registered by ``apps.IPCConfig``."""
     found, layers = _read(getattr(settings, "CHANNEL_LAYERS", {}))
     for layer in layers:

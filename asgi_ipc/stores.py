@@ -49,6 +49,7 @@ class Stores(object):
         self._closed = False
         self._next_look = 0
         self._open()
+        self._tell()
         forks.watch(self)
 
     def _open(self):
@@ -66,10 +67,12 @@ class Stores(object):
         messages.succeed = self._succeed
         self.messages = messages
         self._plans = {}
+
+    def _tell(self):
         logger.debug(
             "attached to prefix %r: %d bytes for messages, %d for groups",
-            options.prefix,
-            messages.size,
+            self._options.prefix,
+            self.messages.size,
             self.groups.size,
         )
 
@@ -190,6 +193,7 @@ class Stores(object):
             self._open()
             messages.close()
             groups.close()
+        self._tell()
 
     def _succeed(self):
         """The message store in place of one that was removed."""
