@@ -59,7 +59,7 @@ def _read(configured):
     if not _is_mapping(configured):
         return [_not_a_dict("CHANNEL_LAYERS", configured)], []
     found, layers = [], []
-    for alias in sorted(configured, key=str):
+    for alias in sorted(configured, key=repr):
         layer = _layer(alias, configured[alias])
         if isinstance(layer, Layer):
             layers.append(layer)
@@ -96,9 +96,10 @@ def _layer(alias, setting):
 
 def _with_options(where, alias, backend, face, config):
     names = _option_names()
-    config = {str(name): config[name] for name in config}
-    known = {name: config[name] for name in config if name in names}
     try:
+        # On Python 2.7 there may be names that are no names there.
+        config = {str(name): config[name] for name in config}
+        known = {name: config[name] for name in config if name in names}
         if backend in _FACES:
             # A class derived from ours may have options of its own.
             refuse(set(config) - set(known), backend)
@@ -107,7 +108,7 @@ def _with_options(where, alias, backend, face, config):
     except (TypeError, ValueError) as error:
         return _error(
             4,
-            "{0}: {1}".format(where, error),
+            "{0}: {1}".format(where, _text(error)),
             'Correct CONFIG; README.rst, "Options", tells of each option.',
         )
     return Layer(alias, face, config, options)
@@ -324,15 +325,23 @@ def _not_a_dict(where, value):
 
 def _not_imported(where, backend, error):
     """An error if it is one of ours, by its name; of others, Channels tells."""
-    if str(backend).split(".")[0] != "asgi_ipc":
+    if backend.partition(".")[0] != "asgi_ipc":
         return None
     return _error(
         3,
-        "{0}: the BACKEND {1!r} cannot be imported: {2}".format(where, backend, error),
+        "{0}: the BACKEND {1!r} cannot be imported: {2}".format(where, backend, _text(error)),
         "It is {0!r} for Channels 3 and later, and {1!r} for Channels 1.".format(
             ASYNCHRONOUS, SYNCHRONOUS
         ),
     )
+
+
+def _text(error):
+    try:
+        return str(error)
+    except UnicodeError:
+        # Python 2.7, and a name in another script.
+        return repr(error)
 
 
 def _error(number, text, hint):
