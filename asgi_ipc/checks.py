@@ -14,7 +14,7 @@ import os
 from collections import namedtuple
 from inspect import getcallargs
 
-from django.conf import settings
+from django import conf
 from django.core import checks
 from django.utils.module_loading import import_string
 
@@ -46,10 +46,10 @@ Layer = namedtuple("Layer", "alias face config options")
 
 def check_channel_layers(**_):
     """All findings; registered by ``apps.IPCConfig``."""
-    found, layers = _read(getattr(settings, "CHANNEL_LAYERS", {}))
+    found, layers = _read(getattr(conf.settings, "CHANNEL_LAYERS", {}))
     for layer in layers:
         found += _face(layer) + _segments(layer)
-        if not settings.DEBUG:
+        if not conf.settings.DEBUG:
             found += _default_prefix(layer) + _many_workers(layer)
     return found + _memory(layers)
 

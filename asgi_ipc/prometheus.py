@@ -32,21 +32,21 @@ LOCK_TIMEOUT = 2.0
 INTERVAL = 60 * clock.SECOND
 """Nanoseconds between two log entries about scrapes that failed."""
 
-BOTH = ("messages", "groups")
+_BOTH = ("messages", "groups")
 """The segments, and the keys of their figures."""
 
 _Metric = namedtuple("_Metric", "kind name text segments key")
 
 
-def _gauge(name, text, key, segments=BOTH):
+def _gauge(name, text, key, segments=_BOTH):
     return _Metric(GaugeMetricFamily, "asgi_ipc_" + name, text, segments, key)
 
 
-def _counter(name, text, key, segments=BOTH):
+def _counter(name, text, key, segments=_BOTH):
     return _Metric(CounterMetricFamily, "asgi_ipc_" + name, text, segments, key)
 
 
-_M, _G = BOTH[:1], BOTH[1:]
+_M, _G = _BOTH[:1], _BOTH[1:]
 _UP = _gauge("up", "Whether the shared memory could be read: 1 or 0.", "up", ())
 _DROPS = _counter(
     "group_drops", "Messages that group sends of this process found no room for.", "drops", ()
@@ -134,7 +134,7 @@ class IPCCollector(object):
 
     def _look(self):
         found = existing.find(self.prefix)
-        if len(found) < len(BOTH):
+        if len(found) < len(_BOTH):
             raise SegmentError(
                 "there is no shared memory of prefix {0!r}: no process of the site has attached "
                 "it, or it was removed".format(self.prefix)

@@ -1,9 +1,11 @@
+from logging import Logger
 from typing import Any, List
 
 from prometheus_client.core import Metric
 
 LOCK_TIMEOUT: float
 INTERVAL: int
+logger: Logger
 
 class IPCCollector:
     prefix: str

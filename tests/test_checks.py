@@ -94,7 +94,9 @@ def test_the_face_that_channels_does_not_take(prefix, room):
         assert ids(layers(prefix, "test_checks.SyncChild", shout=True)) == ["W001"]
 
 
-@pytest.mark.parametrize("version, expected", [("1.1.8", "W002"), ("2.4.0", "W001"), ("4.3", "W001")])
+@pytest.mark.parametrize(
+    "version, expected", [("1.1.8", "W002"), ("2.4.0", "W001"), ("4.3", "W001")]
+)
 def test_every_release_of_channels(prefix, room, monkeypatch, version, expected):
     import channels
 
