@@ -9,11 +9,6 @@ from asgi_ipc import testing
 from asgi_ipc.core import IPCChannelLayer
 
 
-def pytest_unconfigure():
-    """Remove what tests have left: a worker of pytest-xdist does not end like others."""
-    testing.clean_up()
-
-
 @pytest.fixture
 def ipc_prefix():
     """A prefix of this test alone; its shared memory is removed afterwards."""

@@ -207,18 +207,21 @@ def segment_of(owner, group, mode):
 
 
 def test_a_segment_of_another_user(prefix, room, monkeypatch):
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "getegid", lambda: 1000)
     monkeypatch.setattr(os, "getgroups", lambda: [33])
-    for owner, group, there, asked, expected in (
-        (1000, 7, 0o600, 0o600, []),
-        (33, 33, 0o600, 0o600, ["W009"]),
-        (33, 33, 0o600, 0o660, ["W009"]),
-        (33, 33, 0o660, 0o600, ["W009"]),
-        (33, 33, 0o660, 0o660, []),
-        (33, 7, 0o660, 0o660, ["W009"]),
-        (33, 7, 0o666, 0o666, []),
+    for user, owner, group, there, asked, expected in (
+        (1000, 1000, 7, 0o600, 0o600, []),
+        (1000, 33, 33, 0o600, 0o600, ["W009"]),
+        (1000, 33, 33, 0o600, 0o660, ["W009"]),
+        (1000, 33, 33, 0o660, 0o600, ["W009"]),
+        (1000, 33, 33, 0o660, 0o660, []),
+        (1000, 33, 7, 0o660, 0o660, ["W009"]),
+        (1000, 33, 7, 0o666, 0o666, []),
+        # Who may open anything still refuses what mode does not admit.
+        (0, 33, 33, 0o600, 0o600, ["W009"]),
+        (0, 33, 33, 0o600, 0o660, []),
     ):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
         monkeypatch.setattr(existing, "find", segment_of(owner, group, there))
         assert ids(layers(prefix, mode=asked)) == expected
 

@@ -9,6 +9,7 @@ import re
 import signal
 import threading
 
+import posix_ipc
 import pytest
 from storekit import Child
 
@@ -89,12 +90,13 @@ def test_the_figures_are_those_of_statistics(make_layer):
     statistics = layer.statistics()
     messages, groups = statistics["messages"], statistics["groups"]
     found = values(layer)
+    later = layer.statistics()["messages"]["oldest"]
     assert found["asgi_ipc_up", None] == 1
     assert found["asgi_ipc_messages_sent_total", None] == messages["sent"] == 3
     assert found["asgi_ipc_messages_refused_total", None] == messages["refused"] == 2
     assert found["asgi_ipc_messages_waiting", None] == 3
     assert found["asgi_ipc_stored_bytes", None] == messages["stored"] > 0
-    assert found["asgi_ipc_oldest_message_age_seconds", None] >= messages["oldest"] > 0
+    assert 0 < messages["oldest"] <= found["asgi_ipc_oldest_message_age_seconds", None] <= later
     assert found["asgi_ipc_channels", None] == messages["channels"] == 2
     assert found["asgi_ipc_groups", None] == 1
     assert found["asgi_ipc_group_members", None] == 2
@@ -160,6 +162,28 @@ def test_nothing_is_kept_between_scrapes(layer, prefix):
         thread.start()
         thread.join()
     assert len(os.listdir(folder)) == before
+
+
+def test_a_scrape_warns_of_nothing(make_layer, recwarn):
+    """It attaches what there is, with the size that it has."""
+    layer = make_layer(message_memory=128 * 1024, group_memory=512 * 1024)
+    del recwarn.list[:]
+    assert values(layer)["asgi_ipc_up", None] == 1
+    assert [str(warning.message) for warning in recwarn.list] == []
+
+
+def test_what_has_no_size_yet_is_not_made_by_a_scrape(prefix, caplog):
+    """Whoever makes the segment is about to size it."""
+    memories = [posix_ipc.SharedMemory(str(name), posix_ipc.O_CREX) for name in names_of(prefix)]
+    assert values(prefix) == {("asgi_ipc_up", None): 0}
+    assert [os.fstat(memory.fd).st_size for memory in memories] == [0, 0]
+    assert "there is no shared memory" in caplog.text
+    for memory in memories:
+        memory.close_fd()
+
+
+def names_of(prefix):
+    return ["/{0}-{1}".format(prefix, kind) for kind in ("messages", "groups")]
 
 
 def test_where_there_is_nothing_none_is_made(prefix, caplog):

@@ -23,12 +23,19 @@ SUITE = """
 
     import pytest
 
+    from asgi_ipc.existing import find
+
+    BEFORE = []
+
     @pytest.mark.parametrize("number", range(20))
     def test_it_is_alone(ipc_layer, make_ipc_layer, number):
         with open(os.path.join(os.path.dirname(__file__), "prefixes"), "a") as stream:
             stream.write("{0} {1}\\n".format(
                 os.environ.get("PYTEST_XDIST_WORKER", "main"), ipc_layer.prefix
             ))
+        # What was the test's goes with the test.
+        assert not any(find(prefix) for prefix in BEFORE)
+        BEFORE.append(ipc_layer.prefix)
         ipc_layer.send("jobs", {"number": number})
         other = make_ipc_layer(capacity=1)
         assert other.statistics()["messages"]["waiting"] == 1
@@ -295,6 +302,7 @@ def test_a_process_that_is_started_shares_the_configuration(fresh_run):
     worker = dict(joined, PYTEST_XDIST_WORKER="gw7")
     assert output_of(python(code, **worker)) != [prefix]
     testing.clean_up()
+    assert testing.VARIABLE not in os.environ
     assert output_of(python(code, **joined)) != [prefix]
 
 
