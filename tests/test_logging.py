@@ -47,6 +47,7 @@ def seen(layer, logger):
 
 def die_inside(store):
     child = Child(lambda: store._run(os.kill, os.getpid(), signal.SIGKILL))
+    child.close()
     assert child.wait() == signal.SIGKILL
 
 

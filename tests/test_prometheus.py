@@ -129,7 +129,9 @@ def test_a_rebuild_is_counted(layer, prefix):
         store = MessageStore(prefix, find(prefix)[0].size)
         store._run(os.kill, os.getpid(), signal.SIGKILL)
 
-    assert Child(die_inside).wait() != 0
+    child = Child(die_inside)
+    child.close()
+    assert child.wait() == signal.SIGKILL
     layer.send("jobs", {})
     assert values(prefix)["asgi_ipc_rebuilds_total", "messages"] == 1
     assert values(prefix)["asgi_ipc_rebuilds_total", "groups"] == 0

@@ -193,7 +193,7 @@ def test_what_was_forked_keeps_the_prefix_alive(fresh_run):
         os.kill(os.getpid(), signal.SIGKILL)
 
     reader, writer = os.pipe()
-    Child(parent).wait()
+    Child(parent).close()
     pid, prefix = os.read(reader, 1000).decode("ascii").split()
     os.close(reader)
     os.close(writer)
