@@ -295,16 +295,9 @@ def _share(mark):
 
 
 def _join(name):
-    """The file of a run that lives; None if it does not."""
+    """The file of a run that lives; None if it does not, and has been swept away."""
     mark = _open(name, 0)
-    if mark is None:
-        return None
-    if _lock(mark, fcntl.LOCK_EX):
-        # Nobody else has it: what started this process is gone.
-        _remove(name, mark)
-        os.close(mark)
-        return None
-    return _share(mark)
+    return _share(mark) if mark is not None else None
 
 
 def _sweep():

@@ -14,6 +14,7 @@ import pytest
 from storekit import Child
 
 from asgi_ipc import core
+from asgi_ipc._shm.segment import LAYOUT
 from asgi_ipc.existing import find
 
 prometheus_client = pytest.importorskip("prometheus_client")
@@ -248,6 +249,19 @@ def test_foreign_contents_are_told_of(prefix, caplog):
             stream.write(b"pickled" * 2000)
     assert values(prefix) == {("asgi_ipc_up", None): 0}
     assert "asgi-ipc rm" in caplog.text
+
+
+def test_trouble_with_one_segment_closes_the_other(layer, prefix, caplog):
+    collector = IPCCollector(prefix)
+    assert len(collector.collect()) > 1
+    words = layer._stores.groups._segment.words
+    words[LAYOUT] += 1
+    folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    before = len(os.listdir(folder))
+    assert values(prefix) == {("asgi_ipc_up", None): 0}
+    assert len(os.listdir(folder)) == before
+    assert "layout" in caplog.text
+    words[LAYOUT] -= 1
 
 
 def test_in_a_forked_child(layer):

@@ -349,6 +349,39 @@ def test_a_link_is_not_followed(fresh_run, tmpdir):
         os.unlink(link)
 
 
+def test_a_name_that_is_taken_is_refused(fresh_run, tmpdir):
+    link = os.path.join(runtime_folder(), fresh_run.name + testing.MARK)
+    os.symlink(str(tmpdir.join("target")), link)
+    try:
+        with pytest.raises(OSError) as error:
+            testing.new_prefix()
+        assert str(link) in str(error.value)
+        assert not tmpdir.join("target").check()
+    finally:
+        os.unlink(link)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_another_users_run_is_his_own(fresh_run):
+    path = os.path.join(runtime_folder(), "test-other{0}.tests".format(os.getpid()))
+    with open(path, "wb"):
+        pass
+    os.chown(path, 12345, 12345)
+    try:
+        testing._sweep()
+        assert os.path.exists(path)
+    finally:
+        os.unlink(path)
+
+
+def test_a_list_that_was_removed_by_hand_is_no_trouble(fresh_run):
+    prefix = testing.new_prefix()
+    IPCChannelLayer(prefix=prefix).close()
+    os.unlink(os.path.join(runtime_folder(), fresh_run.name + testing.MARK))
+    testing.clean_up()
+    assert existing.find(prefix) == []
+
+
 def test_the_fixtures_are_listed_with_what_they_are_for(tmpdir):
     tmpdir.join("conftest.py").write('pytest_plugins = ["asgi_ipc.testing"]\n')
     listed = subprocess.check_output(
