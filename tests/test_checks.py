@@ -12,6 +12,8 @@ from djangokit import backend, need_django, synchronous
 from asgi_ipc import existing
 from asgi_ipc.core import IPCChannelLayer
 
+pytest.importorskip("channels")
+
 MEBIBYTE = 1024 * 1024
 ASYNCHRONOUS = "asgi_ipc.aio.IPCChannelLayer"
 SMALL = {"message_memory": MEBIBYTE, "group_memory": MEBIBYTE}

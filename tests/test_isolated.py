@@ -9,7 +9,8 @@ from djangokit import backend, need_django, synchronous
 
 from asgi_ipc import core, existing, testing
 
-OTHER = {"BACKEND": "asgi_ipc.drops.Drops", "CONFIG": {"text": "any"}}
+pytest.importorskip("channels")
+
 SMALL = {"message_memory": 1024 * 1024, "group_memory": 1024 * 1024}
 
 
