@@ -320,7 +320,8 @@ def run_check(folder, app, **config):
         )
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "django", "check", "--settings", "site_settings"],
+        # -B: what is compiled counts by the second, and these settings are changed within one.
+        [sys.executable, "-B", "-m", "django", "check", "--settings", "site_settings"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         universal_newlines=True,
