@@ -1,0 +1,304 @@
+"""``send``, ``receive``, ``group-send``, ``flush`` and ``rm``: commands that change something.
+
+They do what a process of the site does, in its place and as its user. A message that was taken is
+shown, whatever happens: signals only set a flag here, and what cannot be written to the standard
+output goes to the standard error stream.
+"""
+from __future__ import print_function
+
+import signal
+import sys
+
+import posix_ipc
+
+from asgi_ipc import access, attached, core, machine, names
+from asgi_ipc._shm import clock
+from asgi_ipc._shm.clock import SECOND
+from asgi_ipc.commands import jsonform, output
+from asgi_ipc.commands.contents import decoded, text_of
+
+ABOUT_SEND = """\
+Sends a message to a channel. The message is a JSON object, "-" reads it from the standard input.
+What JSON lacks is written as `peek` shows it: bytes are {"__bytes__": "BASE64"}, a dict with other
+keys than text is {"__items__": [[KEY, VALUE], ...]}, and not-a-number is {"__float__": "nan"}.
+
+It costs a running site what any message does: the lock for some 5 microseconds.
+
+    asgi-ipc send mysite jobs '{"type": "thumbnail", "id": 7}'
+    make-report | asgi-ipc send mysite reports -
+
+Exit status: 0 if it was sent; 1 if not, for instance because the channel is full.
+"""
+ABOUT_RECEIVE = """\
+Takes messages from channels, and prints each as one line of JSON with the keys "channel" and
+"message", in the form that `send` takes. THEY ARE TAKEN FROM THE SITE: `peek` leaves them.
+
+Without --follow it ends after -n messages, or when none has come for --wait seconds. With it, it
+goes on until it is interrupted (Ctrl-C, SIGTERM), which loses no message. While it waits it
+sleeps. A process-local channel is given by the part up to its "!".
+
+    asgi-ipc receive mysite jobs --wait 10
+    asgi-ipc receive mysite jobs mail --follow | while read -r line; do handle "$line"; done
+
+Exit status: 0; 3 if fewer messages came in time than were asked for; 1 on an error. If nobody
+reads the output any more, the message that was taken last is on the standard error stream, and
+the status is 1.
+"""
+ABOUT_GROUP_SEND = """\
+Sends a message to all members of a group, and says how many there were. The message is JSON, as
+for `send`. A member whose channel is full misses it, as with every group send.
+
+    asgi-ipc group-send mysite chat.lobby '{"type": "chat.message", "text": "backup in 5 minutes"}'
+
+Exit status: 0; 1 if a member missed it, or on an error. A group without members is no error.
+"""
+ABOUT_FLUSH = """\
+Drops all messages and all groups of a prefix; nothing of them can be had back. The shared memory
+stays, and whoever uses it goes on: consumers that are connected are no longer in their groups.
+
+It holds the lock while it does: for some milliseconds, more if there is much.
+
+    asgi-ipc flush mysite
+
+Exit status: 0; 1 on an error.
+"""
+ABOUT_RM = """\
+Removes the shared memory of a prefix: its messages, its groups, and what dead processes
+left beside them. Nothing that is in it can be had back.
+
+It refuses while processes are attached, and names them. With --force it removes it under them:
+they go on within about a second, with new and empty shared memory. To change its size or its
+owner, stop them first.
+
+    asgi-ipc rm mysite
+
+Exit status: 0; 1 if there was nothing to remove, or processes are attached.
+"""
+
+NOTHING_CAME = 3
+"""Exit status of ``receive``: fewer messages came in time than were asked for."""
+
+PATIENCE = 5.0
+"""Seconds between looks whether to stop, where a signal could be missed."""
+
+TAKEN = "this message was taken, and could not be written: {0}"
+
+
+def register(commands):
+    """Add the commands to the command line."""
+    send = commands.add("send", send_message, "send a message to a channel", ABOUT_SEND, prefix=True)
+    send.add_argument("channel", metavar="CHANNEL", help="the channel's name")
+    _message_arguments(commands, send)
+    receive = commands.add(
+        "receive", receive_messages, "take messages from channels", ABOUT_RECEIVE, prefix=True
+    )
+    receive.add_argument("channels", metavar="CHANNEL", nargs="+", help="the channels' names")
+    receive.add_argument(
+        "-n", dest="number", type=commands.positive_number, metavar="N",
+        help="end after so many messages (default 1; with --follow, never)",
+    )  # fmt: skip
+    how_long = receive.add_mutually_exclusive_group()
+    how_long.add_argument("--follow", action="store_true", help="go on until interrupted")
+    how_long.add_argument(
+        "--wait", type=commands.seconds, default=0, metavar="SECONDS",
+        help="wait so long for each message (default 0)",
+    )  # fmt: skip
+    _create_argument(receive)
+    group = commands.add(
+        "group-send", send_to_group, "send a message to a group", ABOUT_GROUP_SEND,
+        prefix=True, json=True,
+    )  # fmt: skip
+    group.add_argument("group", metavar="GROUP", help="the group's name")
+    _message_arguments(commands, group)
+    commands.add("flush", flush, "drop all messages and groups", ABOUT_FLUSH, prefix=True)
+    rm = commands.add("rm", remove, "remove the shared memory of a prefix", ABOUT_RM, prefix=True)
+    rm.add_argument(
+        "--force", action="store_true", help="also while processes are attached to it"
+    )
+
+
+def _message_arguments(commands, command):
+    command.add_argument("message", metavar="JSON", help="the message, or - for standard input")
+    command.add_argument(
+        "--expiry", type=commands.seconds, default=60, metavar="SECONDS",
+        help="drop it when nobody has read it for so long (default 60)",
+    )  # fmt: skip
+    command.add_argument(
+        "--capacity", type=commands.positive_number, default=100, metavar="N",
+        help="a channel with so many messages is full (default 100, as in the layer's options)",
+    )  # fmt: skip
+    _create_argument(command)
+
+
+def _create_argument(command):
+    command.add_argument(
+        "--create", action="store_true",
+        help="make the shared memory if there is none, with the layer's default options",
+    )  # fmt: skip
+
+
+def _message_of(arguments):
+    text = sys.stdin.read() if arguments.message == "-" else arguments.message
+    return jsonform.parsed(text_of(text))
+
+
+# -- sending -----------------------------------------------------------------------------------
+
+
+def send_message(arguments):
+    """Run ``send``."""
+    message = _message_of(arguments)
+    channel = names.channel_name(text_of(arguments.channel))
+    with _layer(arguments) as layer:
+        layer.send(channel, message)
+    return 0
+
+
+def send_to_group(arguments):
+    """Run ``group-send``."""
+    message = _message_of(arguments)
+    group = names.group_name(text_of(arguments.group))
+    with _layer(arguments) as layer:
+        members = layer.group_channels(group)
+        before = layer.statistics(top=0)["drops"]
+        layer.send_group(group, message)
+        full = layer.statistics(top=0)["drops"] - before
+    queues = {names.non_local_name(member) for member in members}
+    if arguments.json:
+        output.emit({"members": len(members), "queues": len(queues), "full": full})
+    else:
+        output.say(
+            "{0} in {1} of group {2}".format(
+                output.count(len(members), "member"), output.count(len(queues), "queue"), group
+            )
+        )
+        if full:
+            missed = "{0} full: the members there missed the message".format(
+                output.count(full, "queue is", "queues are")
+            )
+            print("asgi-ipc group-send: " + missed, file=sys.stderr)
+    return 1 if full else 0
+
+
+def _layer(arguments):
+    return access.layer(
+        arguments.prefix, arguments.create, expiry=arguments.expiry, capacity=arguments.capacity
+    )
+
+
+# -- receiving ---------------------------------------------------------------------------------
+
+
+class _Stop(object):
+    """Set by the signals that end a ``receive``; their handlers raise nothing."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self):
+        self._before = [
+            (number, signal.signal(number, self._ask))
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) != signal.SIG_IGN
+        ]
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before:
+            signal.signal(number, handler)
+
+    def _ask(self, *_):
+        self.asked = True
+
+
+def receive_messages(arguments):
+    """Run ``receive``."""
+    queues = names.channel_names([text_of(channel) for channel in arguments.channels])
+    wanted = arguments.number or (None if arguments.follow else 1)
+    wait = None if arguments.follow else arguments.wait
+    if arguments.create and not machine.Place(access.checked(arguments.prefix)).sound:
+        core.IPCChannelLayer(arguments.prefix).close()
+    # The signals first: what comes between a message and its line must not end us.
+    with _Stop() as stop, access.stores(arguments.prefix) as (_, stores):
+        came = 0
+        while came != wanted:
+            found = _take(stores, queues, wait, stop)
+            if found is None:
+                break
+            came += 1
+            queue, local, payload = found
+            figures = {"channel": queue + local}
+            figures.update(decoded(payload, whole=True))
+            _print_taken(figures)
+            queues = queues[1:] + queues[:1]
+    return 0 if stop.asked or wanted is None or came == wanted else NOTHING_CAME
+
+
+def _take(stores, queues, wait, stop):
+    """The next message: (queue, local, payload); None if none came, or we are to stop."""
+    deadline = None if wait is None else clock.now() + int(wait * SECOND)
+    while not stop.asked:
+        left = PATIENCE if deadline is None else max(deadline - clock.now(), 0) / float(SECOND)
+        found = stores.messages.receive_blocking(queues, min(left, PATIENCE))
+        if stores.messages.lapsed:
+            stores.tidy()
+        if found is not None or left <= 0:
+            return found
+    return None
+
+
+def _print_taken(figures):
+    try:
+        output.emit(figures, indent=None)
+    except EnvironmentError:
+        print("asgi-ipc receive: " + TAKEN.format(output.as_json(figures)), file=sys.stderr)
+        raise
+
+
+# -- the whole ---------------------------------------------------------------------------------
+
+
+def flush(arguments):
+    """Run ``flush``."""
+    with access.layer(arguments.prefix) as layer:
+        layer.flush()
+    output.say("dropped all messages and groups of prefix {0}".format(arguments.prefix))
+    return 0
+
+
+def remove(arguments):
+    """Run ``rm``."""
+    prefix = access.checked(arguments.prefix)
+    place = machine.Place(prefix)
+    if place.there and not arguments.force:
+        _refuse_in_use(place)
+    try:
+        found = core.unlink(prefix)
+    except posix_ipc.PermissionsError:
+        raise ValueError(
+            "the shared memory of prefix {0} belongs to another user; run this as that user or "
+            "as root".format(prefix)
+        )
+    if not found:
+        raise ValueError("there is no shared memory of prefix {0}".format(prefix))
+    output.say("removed the shared memory of prefix {0}".format(prefix))
+    return 0
+
+
+def _refuse_in_use(place):
+    users = attached.attached(place)
+    if not attached.anybody(users):
+        return
+    who = ", ".join(
+        "{0} ({1})".format(one.pid, output.safe(one.command)) for one in users.processes
+    )
+    if users.listeners:
+        others = "{0} that cannot be seen from here".format(
+            "a receiver" if users.listeners == 1 else "{0} receivers".format(users.listeners)
+        )
+        who = who + " and " + others if who else others
+    raise ValueError(
+        "processes are attached to prefix {0}: {1}. Stop them first, or remove it under them with "
+        "`asgi-ipc rm --force {0}`: what is in it is lost, and they go on with empty shared "
+        "memory.".format(place.prefix, who)
+    )
