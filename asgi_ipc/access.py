@@ -16,7 +16,10 @@ from asgi_ipc.stores import Stores
 LOCK_TIMEOUT = 2.0
 """Seconds: a person waits."""
 
-_EXPIRY, _GROUP_EXPIRY, _CAPACITY = 60, 86400, 100
+EXPIRY, CAPACITY = 60, 100
+"""Seconds and messages: the defaults of the layer's options, of which only what acts makes use."""
+
+_GROUP_EXPIRY = 86400
 
 
 def checked(prefix):
@@ -52,14 +55,14 @@ def usable(prefix):
     """
     place = existing(prefix)
     for half in place.halves:
-        fault = _fault(prefix, half)
+        fault = fault_of(prefix, half)
         if fault:
             raise SegmentError(fault)
     return place
 
 
-def _fault(prefix, half):
-    """Why a half cannot be attached, None if it can."""
+def fault_of(prefix, half):
+    """Why a half cannot be attached, and what to do; None if it can."""
     remove = "`asgi-ipc rm {0}`".format(prefix)
     why = {
         machine.ABSENT: "there is no shared memory {0}: it is being made, or was left by a process "
@@ -71,9 +74,9 @@ def _fault(prefix, half):
         "Stop the processes that use that release, and remove it with {1}.",
         machine.FOREIGN: "the contents of the shared memory {0} are not asgi_ipc's, or are cut. If "
         "nothing else needs it, remove it with {1}.",
-        machine.OTHER_LAYOUT: "the shared memory {0} has the layout of another version of asgi_ipc: "
-        "use the command of the version that the site runs, or stop the site and remove it "
-        "with {1}.",
+        machine.OTHER_LAYOUT: "the shared memory {0} has the layout of another version of "
+        "asgi_ipc. Use the command of the version that the site runs, or stop the site and "
+        "remove it with {1}.",
     }.get(half.state)
     if half.state == machine.CLOSED:
         return (
@@ -125,46 +128,39 @@ def _groups_of(uid, gid):
     return from_system(user.pw_name, gid) if from_system else [gid, user.pw_gid]
 
 
+def options_for(place, expiry=EXPIRY, capacity=CAPACITY):
+    """The options with which a prefix that exists is attached as it is."""
+    return Options(
+        place.prefix,
+        expiry,
+        _GROUP_EXPIRY,
+        capacity,
+        None,
+        max(place.messages.status.st_size, MINIMUM_MEMORY),
+        max(place.groups.status.st_size, MINIMUM_MEMORY),
+        place.mode & 0o666 | 0o600,
+        None,
+        0,
+        LOCK_TIMEOUT,
+    )
+
+
 @contextlib.contextmanager
-def stores(prefix):
-    """Yield (``machine.Place``, ``stores.Stores``) of a prefix that exists, for looking."""
+def stores(prefix, **options):
+    """Yield (``machine.Place``, ``stores.Stores``) of a prefix that exists.
+
+    :param options: of ``options_for``, for who sends.
+    """
     place = usable(prefix)
     with as_owner(place):
-        opened = Stores(
-            Options(
-                prefix, _EXPIRY, _GROUP_EXPIRY, _CAPACITY, None, _memory(place.messages),
-                _memory(place.groups), _mode(place), None, 0, LOCK_TIMEOUT,
-            )
-        )  # fmt: skip
+        opened = Stores(options_for(place, **options))
         try:
             yield place, opened
         finally:
             opened.close()
 
 
-@contextlib.contextmanager
-def layer(prefix, create=False, **options):
-    """Yield a layer of a prefix, for acting. Only with ``create`` is one made."""
-    options.setdefault("lock_timeout", LOCK_TIMEOUT)
-    if create and not machine.Place(checked(prefix)).sound:
-        with IPCChannelLayer(prefix, **options) as opened:
-            yield opened
-        return
-    place = usable(prefix)
-    with as_owner(place):
-        with IPCChannelLayer(
-            prefix,
-            message_memory=_memory(place.messages),
-            group_memory=_memory(place.groups),
-            mode=_mode(place),
-            **options
-        ) as opened:
-            yield opened
-
-
-def _memory(half):
-    return max(half.status.st_size, MINIMUM_MEMORY)
-
-
-def _mode(place):
-    return place.mode & 0o666 | 0o600
+def create(prefix):
+    """Make the shared memory of a prefix with the layer's default options, if there is none."""
+    if not machine.Place(checked(prefix)).sound:
+        IPCChannelLayer(prefix, lock_timeout=LOCK_TIMEOUT).close()

@@ -104,7 +104,9 @@ def _may_use(pid, place):
         for names in ((b"Uid",), (b"Gid", b"Groups"))
     )
     mode = place.mode
-    return place.uid in users or bool(mode & 0o060 and place.gid in groups or mode & 0o006)
+    if mode & 0o006 or place.uid in users:
+        return True
+    return bool(mode & 0o060) and place.gid in groups
 
 
 def _listeners(prefix, seen):

@@ -4,8 +4,6 @@ Knows arguments, exit statuses and where text goes; what the commands do is done
 Errors are one sentence on the standard error stream and exit status 1; a wrong command line is
 status 2. Nothing that a user can cause ends in a traceback.
 """
-from __future__ import print_function
-
 import argparse
 import contextlib
 import errno
@@ -17,7 +15,7 @@ import warnings
 import posix_ipc
 
 import asgi_ipc
-from asgi_ipc.commands import act, contents, look
+from asgi_ipc.commands import act, contents, doctor, look, output
 from asgi_ipc.errors import IPCError
 
 _ABOUT = """\
@@ -69,13 +67,9 @@ def main(argv=None):
             if getattr(error, "errno", None) == errno.EPIPE:
                 _forget_output()
                 error = CLOSED_OUTPUT
-            _complain(arguments.command, error)
+            output.complain(arguments.command, error)
             return 1
     return status
-
-
-def _complain(command, text):
-    print("asgi-ipc {0}: {1}".format(command, text), file=sys.stderr)
 
 
 def _forget_output():
@@ -94,7 +88,7 @@ def _told(command):
     """Have warnings, and what the layer logs, told as this command's own sentences."""
 
     def show(message, *_, **__):
-        _complain(command, message)
+        output.complain(command, message)
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("asgi-ipc {0}: %(message)s".format(command)))
@@ -188,7 +182,7 @@ def _parser():
     # to say otherwise before 3.7.
     subparsers.required = True
     commands = _Commands(subparsers)
-    for module in (look, contents, act):
+    for module in (look, contents, act, doctor):
         module.register(commands)
     commands.add("demo", _run_demo, "show several processes at work", _ABOUT_DEMO)
     return parser

@@ -4,8 +4,7 @@ They do what a process of the site does, in its place and as its user. A message
 shown, whatever happens: signals only set a flag here, and what cannot be written to the standard
 output goes to the standard error stream.
 """
-from __future__ import print_function
-
+import contextlib
 import signal
 import sys
 
@@ -14,8 +13,10 @@ import posix_ipc
 from asgi_ipc import access, attached, core, machine, names
 from asgi_ipc._shm import clock
 from asgi_ipc._shm.clock import SECOND
+from asgi_ipc.codec import pack
 from asgi_ipc.commands import jsonform, output
 from asgi_ipc.commands.contents import decoded, text_of
+from asgi_ipc.errors import MessageTooLarge
 
 ABOUT_SEND = """\
 Sends a message to a channel. The message is a JSON object, "-" reads it from the standard input.
@@ -81,12 +82,14 @@ NOTHING_CAME = 3
 PATIENCE = 5.0
 """Seconds between looks whether to stop, where a signal could be missed."""
 
-TAKEN = "this message was taken, and could not be written: {0}"
+TAKEN = u"this message was taken, and could not be written: {0}"
 
 
 def register(commands):
     """Add the commands to the command line."""
-    send = commands.add("send", send_message, "send a message to a channel", ABOUT_SEND, prefix=True)
+    send = commands.add(
+        "send", send_message, "send a message to a channel", ABOUT_SEND, prefix=True
+    )
     send.add_argument("channel", metavar="CHANNEL", help="the channel's name")
     _message_arguments(commands, send)
     receive = commands.add(
@@ -120,11 +123,11 @@ def register(commands):
 def _message_arguments(commands, command):
     command.add_argument("message", metavar="JSON", help="the message, or - for standard input")
     command.add_argument(
-        "--expiry", type=commands.seconds, default=60, metavar="SECONDS",
+        "--expiry", type=commands.seconds, default=access.EXPIRY, metavar="SECONDS",
         help="drop it when nobody has read it for so long (default 60)",
     )  # fmt: skip
     command.add_argument(
-        "--capacity", type=commands.positive_number, default=100, metavar="N",
+        "--capacity", type=commands.positive_number, default=access.CAPACITY, metavar="N",
         help="a channel with so many messages is full (default 100, as in the layer's options)",
     )  # fmt: skip
     _create_argument(command)
@@ -147,43 +150,61 @@ def _message_of(arguments):
 
 def send_message(arguments):
     """Run ``send``."""
-    message = _message_of(arguments)
+    payload = pack(_message_of(arguments))
     channel = names.channel_name(text_of(arguments.channel))
-    with _layer(arguments) as layer:
-        layer.send(channel, message)
+    queue, local = names.split_local(channel)
+    with _sending(arguments, payload) as (_, stores):
+        lifetime = int(arguments.expiry * SECOND)
+        stores.messages.send(queue, local, payload, lifetime, arguments.capacity)
+        _tidy(stores)
     return 0
 
 
 def send_to_group(arguments):
     """Run ``group-send``."""
-    message = _message_of(arguments)
+    payload = pack(_message_of(arguments))
     group = names.group_name(text_of(arguments.group))
-    with _layer(arguments) as layer:
-        members = layer.group_channels(group)
-        before = layer.statistics(top=0)["drops"]
-        layer.send_group(group, message)
-        full = layer.statistics(top=0)["drops"] - before
-    queues = {names.non_local_name(member) for member in members}
+    with _sending(arguments, payload) as (_, stores):
+        sizes = {queue: locals_.count(b"\n") + 1 for queue, locals_, _ in stores.targets(group)}
+        full = stores.send_group(group, payload)
+        _tidy(stores)
+    members, missed = sum(sizes.values()), sum(sizes.get(queue, 1) for queue in full)
     if arguments.json:
-        output.emit({"members": len(members), "queues": len(queues), "full": full})
+        output.emit({"members": members, "queues": len(sizes), "full": full, "missed": missed})
     else:
         output.say(
-            "{0} in {1} of group {2}".format(
-                output.count(len(members), "member"), output.count(len(queues), "queue"), group
+            "sent to {0} of group {1}, in {2}".format(
+                output.count(members - missed, "member"), group, output.count(len(sizes), "queue")
             )
         )
-        if full:
-            missed = "{0} full: the members there missed the message".format(
-                output.count(full, "queue is", "queues are")
-            )
-            print("asgi-ipc group-send: " + missed, file=sys.stderr)
+    if full:
+        output.complain(
+            "group-send",
+            "{0} missed it, full: {1}".format(output.count(missed, "member"), ", ".join(full)),
+        )
     return 1 if full else 0
 
 
-def _layer(arguments):
-    return access.layer(
-        arguments.prefix, arguments.create, expiry=arguments.expiry, capacity=arguments.capacity
-    )
+@contextlib.contextmanager
+def _sending(arguments, payload):
+    """The stores to send with, if the message is none that is too large for them."""
+    if arguments.create:
+        access.create(arguments.prefix)
+    with access.stores(
+        arguments.prefix, expiry=arguments.expiry, capacity=arguments.capacity
+    ) as (place, stores):
+        largest = access.options_for(place).max_message_size
+        if len(payload) > largest:
+            raise MessageTooLarge(
+                "the message packs to {0} bytes, and {1} are allowed: a quarter of the memory for "
+                "messages. Send a reference to the data.".format(len(payload), largest)
+            )
+        yield place, stores
+
+
+def _tidy(stores):
+    if stores.messages.lapsed:
+        stores.tidy()
 
 
 # -- receiving ---------------------------------------------------------------------------------
@@ -216,8 +237,8 @@ def receive_messages(arguments):
     queues = names.channel_names([text_of(channel) for channel in arguments.channels])
     wanted = arguments.number or (None if arguments.follow else 1)
     wait = None if arguments.follow else arguments.wait
-    if arguments.create and not machine.Place(access.checked(arguments.prefix)).sound:
-        core.IPCChannelLayer(arguments.prefix).close()
+    if arguments.create:
+        access.create(arguments.prefix)
     # The signals first: what comes between a message and its line must not end us.
     with _Stop() as stop, access.stores(arguments.prefix) as (_, stores):
         came = 0
@@ -240,8 +261,7 @@ def _take(stores, queues, wait, stop):
     while not stop.asked:
         left = PATIENCE if deadline is None else max(deadline - clock.now(), 0) / float(SECOND)
         found = stores.messages.receive_blocking(queues, min(left, PATIENCE))
-        if stores.messages.lapsed:
-            stores.tidy()
+        _tidy(stores)
         if found is not None or left <= 0:
             return found
     return None
@@ -251,7 +271,7 @@ def _print_taken(figures):
     try:
         output.emit(figures, indent=None)
     except EnvironmentError:
-        print("asgi-ipc receive: " + TAKEN.format(output.as_json(figures)), file=sys.stderr)
+        output.complain("receive", TAKEN.format(output.as_json(figures)))
         raise
 
 
@@ -260,8 +280,9 @@ def _print_taken(figures):
 
 def flush(arguments):
     """Run ``flush``."""
-    with access.layer(arguments.prefix) as layer:
-        layer.flush()
+    with access.stores(arguments.prefix) as (_, stores):
+        stores.messages.flush()
+        stores.groups.flush()
     output.say("dropped all messages and groups of prefix {0}".format(arguments.prefix))
     return 0
 

@@ -200,10 +200,7 @@ def decoded(payload, whole=False):
     :param whole: not its beginning, but all of it.
     """
     try:
-        message = unpack(payload)
-        if not isinstance(message, dict):
-            raise TypeError(message)
-        return {"message": jsonform.shown(message)}
+        return {"message": jsonform.shown(unpack(payload))}
     except Exception:  # noqa: BLE001 (of many kinds, by version of msgpack, and what others wrote)
         end = len(payload) if whole else _BEGINNING
         beginning = binascii.hexlify(payload[:end]).decode("ascii")

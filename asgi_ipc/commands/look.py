@@ -3,8 +3,6 @@
 ``ls`` reads no more than files' status and the headers of segments. ``stat`` attaches, and takes
 the lock for microseconds at a time, a piece of a table under each hold.
 """
-from __future__ import print_function
-
 from asgi_ipc import access, attached, machine
 from asgi_ipc._shm.opening import SHM_FOLDER
 from asgi_ipc.commands import output
@@ -28,7 +26,7 @@ Shows what is going on in a prefix: totals, rates of the last seconds, the fulle
 channels, the largest groups, drops (sends that met a full channel), who waits, who holds the
 lock, how often it was waited for, and which processes are attached.
 
-It holds the lock for some 10 microseconds at a time, whatever is stored, and lets others in between.
+It holds the lock for some 10 microseconds at a time, whatever is stored.
 
     asgi-ipc stat mysite
     asgi-ipc stat mysite --top 3
@@ -175,58 +173,66 @@ def figures_of(prefix, top):
 
 
 def _print_stat(figures):
-    messages, groups = figures["messages"], figures["groups"]
-    output.pairs(
-        [
-            ("prefix", figures["prefix"]),
-            ("owner", "{0}:{1}, mode {2}".format(
-                figures["user"], figures["group"], figures["mode"])),
-            ("layout", "messages {messages}, groups {groups}".format(**figures["layout"])),
-            ("processes", _how_many(figures) + " attached"),
-        ]
-    )  # fmt: skip
-    for process in figures["processes"]:
-        stopped = " (stopped)" if process["stopped"] else ""
-        output.say("  {0:>7}  {1}{2}".format(process["pid"], output.safe(process["command"]), stopped))
-    output.say()
-    output.say("Messages")
-    output.pairs(
-        [
-            ("  waiting", "{0} in {1}, the oldest for {2}".format(
-                messages["waiting"], output.count(messages["channels"], "channel"),
-                output.seconds(messages["oldest"]))),
-            ("  sent", _counted(messages, "sent")),
-            ("  refused", _counted(messages, "refused") + ", channels full"),
-            ("  receivers", "{0} waiting".format(messages["receivers"])),
-            ("  memory", "{0} held of {1}, {2} in messages".format(
-                output.size(messages["memory"]), output.size(messages["size"]),
-                output.size(messages["stored"]))),
-        ]
-        + _lock_rows(messages)
-        + [("  log", "{0} records moved, {1} damaged".format(
-            messages["moved"], messages["damaged"]))]
-    )  # fmt: skip
-    output.say()
-    output.say("Groups")
-    output.pairs(
-        [
-            ("  groups", "{0} with {1}".format(
-                groups["groups"], output.count(groups["members"], "member"))),
-            ("  memory", "{0} held of {1}".format(
-                output.size(groups["memory"]), output.size(groups["size"]))),
-        ]
-        + _lock_rows(groups)
-    )  # fmt: skip
+    _print_identity(figures)
+    _print_messages(figures["messages"])
+    _print_groups(figures["groups"])
     _print_channels("Fullest channels", figures["fullest_channels"])
     _print_channels("Oldest channels", figures["oldest_channels"])
     if figures["largest_groups"]:
-        output.say()
-        output.say("Largest groups")
+        output.say("\nLargest groups")
         output.table(
             ("  GROUP", ">MEMBERS"),
             [("  " + one["group"], one["members"]) for one in figures["largest_groups"]],
         )
     _print_receivers(figures["receivers"])
+
+
+def _print_identity(figures):
+    owner = "{user}:{group}, mode {mode}".format(**figures)
+    output.pairs(
+        [
+            ("prefix", figures["prefix"]),
+            ("owner", owner),
+            ("layout", "messages {messages}, groups {groups}".format(**figures["layout"])),
+            ("processes", _how_many(figures) + " attached"),
+        ]
+    )
+    for process in figures["processes"]:
+        line = u"  {0:>7}  {1}".format(process["pid"], output.safe(process["command"]))
+        output.say(line + (" (stopped)" if process["stopped"] else ""))
+
+
+def _print_messages(messages):
+    waiting = "{0} in {1}, the oldest for {2}".format(
+        messages["waiting"],
+        output.count(messages["channels"], "channel"),
+        output.seconds(messages["oldest"]),
+    )
+    memory = "{0} held of {1}, {2} in messages".format(
+        output.size(messages["memory"]),
+        output.size(messages["size"]),
+        output.size(messages["stored"]),
+    )
+    log = "{0} records moved, {1} damaged".format(messages["moved"], messages["damaged"])
+    output.say("\nMessages")
+    output.pairs(
+        [
+            ("  waiting", waiting),
+            ("  sent", _counted(messages, "sent")),
+            ("  refused", _counted(messages, "refused") + " (channels were full)"),
+            ("  receivers", "{0} waiting".format(messages["receivers"])),
+            ("  memory", memory),
+        ]
+        + _lock_rows(messages)
+        + [("  log", log)]
+    )
+
+
+def _print_groups(groups):
+    members = "{0} with {1}".format(groups["groups"], output.count(groups["members"], "member"))
+    memory = "{0} held of {1}".format(output.size(groups["memory"]), output.size(groups["size"]))
+    output.say("\nGroups")
+    output.pairs([("  groups", members), ("  memory", memory)] + _lock_rows(groups))
 
 
 def _counted(messages, name):
@@ -255,8 +261,7 @@ def _lock_rows(part):
 def _print_channels(title, channels):
     if not channels:
         return
-    output.say()
-    output.say(title)
+    output.say("\n" + title)
     output.table(
         ("  CHANNEL", ">WAITING", ">OLDEST", ">SENT", ">REFUSED", ">RECEIVERS"),
         [channel_row(one, "  ") for one in channels],
@@ -278,8 +283,7 @@ def channel_row(one, indent=""):
 def _print_receivers(receivers):
     if not receivers:
         return
-    output.say()
-    output.say("Receivers")
+    output.say("\nReceivers")
     output.table(
         ("  PID", ">LOOKED", "", "CHANNELS"),
         [

@@ -17,8 +17,14 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def say(text=u""):
     """Print a line, at once: who reads a pipe is not to wait for more."""
-    print(_encodable(text))
+    print(_encodable(text, sys.stdout))
     sys.stdout.flush()
+
+
+def complain(command, text):
+    """Say on the standard error stream what is wrong, in the name of a command."""
+    line = u"asgi-ipc {0}: {1}".format(command, safe(six.text_type(text)))
+    print(_encodable(line, sys.stderr), file=sys.stderr)
 
 
 def emit(value, indent=2):
@@ -33,16 +39,12 @@ def as_json(value, indent=None):
         # Line ends are the only control characters that JSON itself puts in, and 2.7 leaves
         # a space before them.
         lines = text.split("\n")
-        return u"\n".join(_escaped(line.rstrip(" ")) for line in lines)
-    return _escaped(text)
+        return u"\n".join(safe(line.rstrip(" ")) for line in lines)
+    return safe(text)
 
 
 def safe(text):
     """Text of others, with what a terminal would act on as escapes."""
-    return _escaped(text)
-
-
-def _escaped(text):
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     return _CONTROLS.sub(_escape, text)
@@ -52,11 +54,11 @@ def _escape(match):
     return u"\\u{0:04x}".format(ord(match.group()))
 
 
-def _encodable(text):
+def _encodable(text, stream):
     """As the stream can carry it: what it cannot becomes an escape that JSON has as well."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    encoding = getattr(stream, "encoding", None) or "ascii"
     try:
         encoded = text.encode(encoding)
     except (UnicodeError, LookupError):
@@ -76,7 +78,7 @@ def table(headings, rows):
     """
     right = [heading.startswith(">") for heading in headings]
     lines = [[heading.lstrip(">") for heading in headings]]
-    lines += [[_escaped(six.text_type(cell)) for cell in row] for row in rows]
+    lines += [[safe(six.text_type(cell)) for cell in row] for row in rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     for line in lines:
         cells = [
@@ -90,7 +92,7 @@ def pairs(rows):
     """Print (name, value) lines, the values below each other."""
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        say(u"{0}  {1}".format(name.ljust(width), _escaped(six.text_type(value))))
+        say(u"{0}  {1}".format(name.ljust(width), safe(six.text_type(value))))
 
 
 def size(count):
