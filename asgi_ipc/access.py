@@ -6,6 +6,7 @@ beside it (doorbells) is the owner's, as all the rest.
 import contextlib
 import os
 import pwd
+import signal
 
 from asgi_ipc import machine
 from asgi_ipc.core import IPCChannelLayer
@@ -20,6 +21,45 @@ EXPIRY, CAPACITY = 60, 100
 """Seconds and messages: the defaults of the layer's options, of which only what acts makes use."""
 
 _GROUP_EXPIRY = 86400
+
+
+class Stop(object):
+    """While it is entered, signals that end a command only set ``asked``.
+
+    One who is ended inside a lock leaves a rebuild to the next process of the site.
+    """
+
+    def __init__(self):
+        self.asked = False
+        self._before = []
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self._before.append((number, signal.signal(number, self._ask)))
+        return self
+
+    def __exit__(self, *_):
+        while self._before:
+            signal.signal(*self._before.pop())
+
+    def _ask(self, *_):
+        self.asked = True
+
+
+def complete(census, stop=None):
+    """Take all steps of a census, or of an overview; return it.
+
+    :param stop: a ``Stop`` that is entered already.
+    :raises KeyboardInterrupt: a signal asked for it; none of them ends us inside a lock.
+    """
+    if stop is None:
+        with Stop() as own:
+            return complete(census, own)
+    while census.step():
+        if stop.asked:
+            raise KeyboardInterrupt
+    return census
 
 
 def checked(prefix):

@@ -34,21 +34,24 @@ STORE = [
 
 ABOVE_STORE = {
     "core", "aio", "copies", "process", "inbox", "loops", "watch", "gate", "cli", "stores",
-    "reactor", "options", "drops", "overview", "__main__",
+    "reactor", "options", "drops", "overview", "__main__", "access", "attached", "machine",
+    "commands",
 }  # fmt: skip
 OUTSIDE = {"posix_ipc", "msgpack", "six"}
 LIBRARY = {
-    "__future__", "abc", "argparse", "array", "asyncio", "atexit", "binascii", "collections",
-    "contextlib", "contextvars", "copy", "ctypes", "datetime", "errno", "fcntl", "fnmatch",
-    "functools", "getopt", "hashlib", "heapq", "hmac", "importlib", "inspect", "io", "itertools",
-    "json",
-    "logging", "math", "mmap", "operator", "optparse", "os", "pkgutil", "platform", "pwd",
-    "random", "re", "resource", "select", "selectors", "shutil", "signal", "stat", "string",
-    "struct", "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "traceback",
-    "typing", "uuid", "warnings", "weakref", "zlib",
+    "__future__", "abc", "argparse", "array", "asyncio", "atexit", "base64", "binascii",
+    "collections", "contextlib", "contextvars", "copy", "ctypes", "datetime", "errno", "fcntl",
+    "fnmatch", "functools", "getopt", "grp", "hashlib", "heapq", "hmac", "importlib", "inspect",
+    "io", "itertools", "json", "logging", "math", "mmap", "operator", "optparse", "os", "pkgutil",
+    "platform", "pwd", "random", "re", "resource", "select", "selectors", "shutil", "signal",
+    "stat", "string", "struct", "subprocess", "sys", "tempfile", "termios", "textwrap",
+    "threading", "time", "traceback", "tty", "typing", "uuid", "warnings", "weakref", "zlib",
 }  # fmt: skip
-OPTIONAL = {"reactor": {"twisted"}, "aio": {"channels"}}
+OPTIONAL = {"reactor": {"twisted"}, "aio": {"channels"}, "commands.screen": {"rich"}}
 """What a module may import beyond: inside of a function, or because who imports it has that."""
+
+COMMAND_LINE = {"cli", "__main__", "access", "attached", "machine"}
+"""With all of ``commands``, what is for people at a shell, and nothing that works needs."""
 
 ASYNCHRONOUS = ["process", "inbox", "loops", "watch", "gate"]
 """What lies below the asynchronous face, the upper ones first."""
@@ -62,6 +65,11 @@ MODULES = sorted(
     for name in names
     if name.endswith(".py")
 )
+
+
+def is_command_line(module):
+    """Whether a module is for people at a shell."""
+    return module in COMMAND_LINE or module.startswith("commands")
 
 
 def tree_of(module):
@@ -141,6 +149,12 @@ def typed_only(module):
         for node in test.body
         if isinstance(node, ast.ImportFrom)
     }
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not is_command_line(name)])
+def test_nothing_knows_the_command_line(module):
+    roots = {name.split(".")[0] for name in own(module)}
+    assert not roots & {"cli", "commands", "access", "attached", "machine"}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -5,7 +5,6 @@ shown, whatever happens: signals only set a flag here, and what cannot be writte
 output goes to the standard error stream.
 """
 import contextlib
-import signal
 import sys
 
 import posix_ipc
@@ -79,8 +78,8 @@ Exit status: 0; 1 if there was nothing to remove, or processes are attached.
 NOTHING_CAME = 3
 """Exit status of ``receive``: fewer messages came in time than were asked for."""
 
-PATIENCE = 5.0
-"""Seconds between looks whether to stop, where a signal could be missed."""
+PATIENCE = 0.5
+"""Seconds of one wait: a signal that comes just before one does not end it."""
 
 TAKEN = u"this message was taken, and could not be written: {0}"
 
@@ -210,28 +209,6 @@ def _tidy(stores):
 # -- receiving ---------------------------------------------------------------------------------
 
 
-class _Stop(object):
-    """Set by the signals that end a ``receive``; their handlers raise nothing."""
-
-    def __init__(self):
-        self.asked = False
-
-    def __enter__(self):
-        self._before = [
-            (number, signal.signal(number, self._ask))
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-            if signal.getsignal(number) != signal.SIG_IGN
-        ]
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before:
-            signal.signal(number, handler)
-
-    def _ask(self, *_):
-        self.asked = True
-
-
 def receive_messages(arguments):
     """Run ``receive``."""
     queues = names.channel_names([text_of(channel) for channel in arguments.channels])
@@ -240,7 +217,7 @@ def receive_messages(arguments):
     if arguments.create:
         access.create(arguments.prefix)
     # The signals first: what comes between a message and its line must not end us.
-    with _Stop() as stop, access.stores(arguments.prefix) as (_, stores):
+    with access.Stop() as stop, access.stores(arguments.prefix) as (_, stores):
         came = 0
         while came != wanted:
             found = _take(stores, queues, wait, stop)

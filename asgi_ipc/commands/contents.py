@@ -109,17 +109,18 @@ def text_of(argument):
     return argument.decode("utf-8") if isinstance(argument, bytes) else argument
 
 
+def in_order(channels, sort):
+    """Channels by one of ``SORTS``, those that are alike by their names."""
+    key, largest_first = SORTS[sort]
+    by_name = sorted(channels, key=attrgetter("channel"))
+    return sorted(by_name, key=key, reverse=largest_first)
+
+
 def list_channels(arguments):
     """Run ``channels``."""
     with access.stores(arguments.prefix) as (_, stores):
-        census = MessageCensus(stores.messages)
-        while census.step():
-            pass
-        channels = census.channels()
-    key, largest_first = SORTS[arguments.sort]
-    channels.sort(key=attrgetter("channel"))
-    channels.sort(key=key, reverse=largest_first)
-    found = [dict(one._asdict()) for one in channels]
+        channels = access.complete(MessageCensus(stores.messages)).channels()
+    found = [dict(one._asdict()) for one in in_order(channels, arguments.sort)]
     if arguments.json:
         output.emit(found)
     else:
@@ -136,9 +137,7 @@ def list_groups(arguments):
     if group is not None:
         group = names.group_name(text_of(group))
     with access.stores(arguments.prefix) as (_, stores):
-        census = GroupCensus(stores.groups)
-        while census.step():
-            pass
+        census = access.complete(GroupCensus(stores.groups))
         found = census.groups() if group is None else census.members(group)
     if arguments.json:
         output.emit([dict(one._asdict()) for one in found])
@@ -227,7 +226,8 @@ def _line(one):
 
 def check(arguments):
     """Run ``check``."""
-    with access.stores(arguments.prefix) as (_, stores):
+    # To be ended inside would cost the site another such time, for a rebuild.
+    with access.Stop(), access.stores(arguments.prefix) as (_, stores):
         faults = {"messages": stores.messages.check(), "groups": stores.groups.check()}
     if arguments.json:
         output.emit(faults)

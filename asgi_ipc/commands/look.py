@@ -157,9 +157,7 @@ def figures_of(prefix, top):
     with access.stores(prefix) as (place, stores):
         # Before we go in ourselves.
         holders = [attached.holder_of(half) for half in place.halves]
-        overview = Overview(stores, top)
-        while overview.step():
-            pass
+        overview = access.complete(Overview(stores, top))
         figures = overview.result(prefix, 0)
         receivers = overview.messages.receivers()
     # Drops that one layer object counts: there is none here.

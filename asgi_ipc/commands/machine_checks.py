@@ -158,11 +158,7 @@ def _processes():
                 "mount -t proc proc {0}".format(PROC),
             )
         ]
-    try:
-        namespace = os.stat(os.path.join(PROC, "self", "ns", "pid")).st_ino
-    except OSError:
-        return []
-    if namespace == FIRST_PID_NAMESPACE:
+    if _pid_namespace() in (FIRST_PID_NAMESPACE, None):
         return []
     return [
         note(
@@ -171,6 +167,13 @@ def _processes():
             "share {0} cannot be seen, but for receivers that wait".format(SHM_FOLDER),
         )
     ]
+
+
+def _pid_namespace():
+    try:
+        return os.stat(os.path.join(PROC, "self", "ns", "pid")).st_ino
+    except OSError:
+        return None
 
 
 # -- /dev/shm ----------------------------------------------------------------------------------
