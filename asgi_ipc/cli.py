@@ -15,7 +15,7 @@ import warnings
 import posix_ipc
 
 import asgi_ipc
-from asgi_ipc.commands import act, contents, doctor, look, output, top
+from asgi_ipc.commands import act, bench, contents, doctor, look, output, top
 from asgi_ipc.errors import IPCError
 
 _ABOUT = """\
@@ -182,7 +182,7 @@ def _parser():
     # to say otherwise before 3.7.
     subparsers.required = True
     commands = _Commands(subparsers)
-    for module in (look, top, contents, act, doctor):
+    for module in (look, top, contents, act, doctor, bench):
         module.register(commands)
     commands.add("demo", _run_demo, "show several processes at work", _ABOUT_DEMO)
     return parser
