@@ -41,10 +41,10 @@ OUTSIDE = {"posix_ipc", "msgpack", "six"}
 LIBRARY = {
     "__future__", "abc", "argparse", "array", "asyncio", "atexit", "base64", "binascii",
     "collections", "contextlib", "contextvars", "copy", "ctypes", "datetime", "errno", "fcntl",
-    "fnmatch", "functools", "getopt", "grp", "hashlib", "heapq", "hmac", "importlib", "inspect",
-    "io", "itertools", "json", "logging", "math", "mmap", "operator", "optparse", "os", "pkgutil",
-    "platform", "pwd", "random", "re", "resource", "select", "selectors", "shutil", "signal",
-    "stat", "string", "struct", "subprocess", "sys", "tempfile", "termios", "textwrap",
+    "fnmatch", "functools", "gc", "getopt", "grp", "hashlib", "heapq", "hmac", "importlib",
+    "inspect", "io", "itertools", "json", "logging", "math", "mmap", "operator", "optparse", "os",
+    "pkgutil", "platform", "pwd", "random", "re", "resource", "select", "selectors", "shutil",
+    "signal", "stat", "string", "struct", "subprocess", "sys", "tempfile", "termios", "textwrap",
     "threading", "time", "traceback", "tty", "typing", "uuid", "warnings", "weakref", "zlib",
 }  # fmt: skip
 OPTIONAL = {"reactor": {"twisted"}, "aio": {"channels"}, "commands.screen": {"rich"}}
