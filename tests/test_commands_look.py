@@ -42,9 +42,12 @@ def arguments_of(command, prefix):
     return (command[0], prefix) + command[1:]
 
 
-def files():
+def files(prefix):
+    """Modes of all that a prefix has in shared memory."""
     return {
-        name: os.stat(os.path.join(SHM_FOLDER, name)).st_mode for name in os.listdir(SHM_FOLDER)
+        name: os.stat(os.path.join(SHM_FOLDER, name)).st_mode
+        for name in os.listdir(SHM_FOLDER)
+        if prefix in name
     }
 
 
@@ -251,15 +254,14 @@ def test_looking_at_nothing_makes_nothing(shell, prefix, command):
     said = shell.refused(*arguments_of(command, prefix))
     assert "there is no shared memory of prefix " + prefix in said
     assert "asgi-ipc ls" in said
-    assert not any(prefix in name for name in files())
+    assert files(prefix) == {}
 
 
 @pytest.mark.parametrize("command", LOOKING)
 def test_looking_changes_no_file_and_no_message(shell, site, prefix, command):
-    # Ours alone: other tests run beside.
-    before = {name: mode for name, mode in files().items() if prefix in name}
+    before = files(prefix)
     shell.fine(*arguments_of(command, prefix))
-    assert {name: mode for name, mode in files().items() if prefix in name} == before
+    assert files(prefix) == before
     assert site.global_statistics()["messages_pending"] == 6
     assert site.check() == []
 
@@ -271,9 +273,9 @@ def test_the_mode_stays_what_it_is(shell, make_layer, prefix, mode):
     for before in ("", "sem."):
         for kind in machine.KINDS:
             os.chmod(os.path.join(SHM_FOLDER, "{0}{1}-{2}".format(before, prefix, kind)), mode)
-    before = {name: bits for name, bits in files().items() if prefix in name}
+    before = files(prefix)
     assert shell.json("stat", prefix)["mode"] == output.octal(mode)
-    assert {name: bits for name, bits in files().items() if prefix in name} == before
+    assert files(prefix) == before
 
 
 @pytest.mark.parametrize("command", LOOKING)
