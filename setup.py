@@ -49,6 +49,10 @@ BENCH = [
     "matplotlib",
     "rich",
 ]
+# For `asgi-ipc top`: a screen in place of tables one after another.
+CLI = [
+    'rich>=10; python_version >= "3.7"',
+]
 TESTS = [
     "asgiref==1.1.2",
     "hypothesis",
@@ -69,7 +73,7 @@ setup(
     author="the asgi_ipc developers",
     license="BSD-3-Clause",
     keywords="asgi channels django shared-memory ipc websocket",
-    packages=["asgi_ipc", "asgi_ipc._shm"],
+    packages=["asgi_ipc", "asgi_ipc._shm", "asgi_ipc.commands"],
     package_data={"asgi_ipc": ["py.typed", "*.pyi"], "asgi_ipc._shm": ["*.pyi"]},
     zip_safe=False,
     python_requires=">=2.7, !=3.0.*, !=3.1.*, !=3.2.*, !=3.3.*",
@@ -87,6 +91,7 @@ setup(
     extras_require={
         "bench": BENCH,
         "channels": CHANNELS,
+        "cli": CLI,
         "channels1": CHANNELS1,
         "example": EXAMPLE,
         "prometheus": ["prometheus_client>=0.4"],

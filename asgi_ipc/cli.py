@@ -1,32 +1,54 @@
-"""The command ``asgi-ipc``: what an administrator does with a prefix from a shell.
+"""The command ``asgi-ipc``: looking at a prefix, and acting on it, from a shell.
 
-Knows arguments, exit statuses and where text goes; what the commands do is done elsewhere
-(``core.unlink``, ``demo``). Errors are one sentence on the standard error stream and exit
-status 1; a wrong command line is status 2.
+Knows arguments, exit statuses and where text goes; what the commands do is done in ``commands``.
+Errors are one sentence on the standard error stream and exit status 1; a wrong command line is
+status 2. Nothing that a user can cause ends in a traceback.
 """
-from __future__ import print_function
-
 import argparse
+import contextlib
+import errno
+import logging
+import os
 import sys
+import warnings
 
 import posix_ipc
 
 import asgi_ipc
-from asgi_ipc import core
+from asgi_ipc.commands import act, bench, contents, doctor, look, output, top
 from asgi_ipc.errors import IPCError
 
-_ABOUT = "A channel layer for Django Channels in shared memory, with no server to run."
+_ABOUT = """\
+A channel layer for Django Channels in shared memory, with no server to run. This command looks
+at what is in the shared memory of this machine, and acts on it. PREFIX is the option `prefix` of
+the layer, such as asgi; `asgi-ipc ls` lists those that exist.
+"""
+_EPILOG = """\
+`asgi-ipc COMMAND --help` says more of a command: what it does, what it costs a running site, an
+example.
+
+No command makes shared memory unless it is told to (--create). Root acts as the owner of the
+prefix.
+
+exit status:
+  0    fine
+  1    an error, or a fault was found; one sentence on the standard error stream says what
+  2    a wrong command line
+  3    receive: fewer messages came in time than were asked for
+  130  interrupted (Ctrl-C); top and receive take that for their end, and it is 0
+"""
 _ABOUT_DEMO = """\
 Starts a few processes that talk to each other through shared memory, kills two of them on
 the way, and says what happened and how fast. It takes less than 10 seconds, uses a prefix
-of its own and removes all that it made. Exit status 1 if a message was lost.
+of its own and removes all that it made.
+
+    asgi-ipc demo
+
+Exit status: 0; 1 if a message was lost.
 """
-_ABOUT_RM = """\
-Removes the shared memory of a prefix: its messages, its groups, and what dead processes
-left beside them. Nothing that is in it can be had back. Processes that use it go on within
-about a second, with new and empty shared memory; to change its size or its owner, stop
-them first. Exit status 1 if there was nothing to remove.
-"""
+INTERRUPTED = 130
+
+CLOSED_OUTPUT = "nobody reads the output any more"
 
 
 def main(argv=None):
@@ -35,11 +57,50 @@ def main(argv=None):
     :param argv: arguments, those of the process if None.
     """
     arguments = _parser().parse_args(argv)
+    with _told(arguments.command):
+        try:
+            status = arguments.run(arguments)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except (IPCError, ValueError, TypeError, posix_ipc.Error, EnvironmentError) as error:
+            if getattr(error, "errno", None) == errno.EPIPE:
+                _forget_output()
+                error = CLOSED_OUTPUT
+            output.complain(arguments.command, error)
+            return 1
+    return status
+
+
+def _forget_output():
+    """Let what is left in the buffer go nowhere, or the interpreter complains at its end."""
     try:
-        return arguments.run(arguments)
-    except (IPCError, ValueError, posix_ipc.Error, EnvironmentError) as error:
-        print("asgi-ipc {0}: {1}".format(arguments.command, error), file=sys.stderr)
-        return 1
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    except (AttributeError, ValueError, EnvironmentError):
+        # It is no file: whoever put it in place of the standard output looks after it.
+        pass
+
+
+@contextlib.contextmanager
+def _told(command):
+    """Have warnings, and what the layer logs, told as this command's own sentences."""
+
+    def show(message, *_, **__):
+        output.complain(command, message)
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("asgi-ipc {0}: %(message)s".format(command)))
+    logger = logging.getLogger("asgi_ipc")
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", RuntimeWarning)
+            warnings.showwarning = show
+            yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _run_demo(_):
@@ -49,48 +110,79 @@ def _run_demo(_):
     return demo.run()
 
 
-def _run_rm(arguments):
-    prefix = arguments.prefix
-    if not prefix or "/" in prefix:
-        raise ValueError("{0!r} is no prefix: that has no slash and is not empty".format(prefix))
-    try:
-        found = core.unlink(prefix)
-    except posix_ipc.PermissionsError:
-        raise ValueError(
-            "the shared memory of prefix {0} belongs to another user; run this as that user or "
-            "as root".format(prefix)
+# -- the command line --------------------------------------------------------------------------
+
+
+class _Commands(object):
+    """What the modules of ``commands`` add theirs to."""
+
+    def __init__(self, subparsers):
+        self._subparsers = subparsers
+
+    def add(self, name, run, summary, about, prefix=False, json=False):
+        """Add a command; return its parser.
+
+        :param run: called with the arguments, returns the exit status.
+        :param prefix: whether its first argument is a prefix.
+        :param json: whether it takes ``--json``.
+        """
+        command = self._subparsers.add_parser(
+            name,
+            help=summary,
+            description=about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-    if not found:
-        raise ValueError("there is no shared memory of prefix {0}".format(prefix))
-    print("removed the shared memory of prefix {0}".format(prefix))
-    return 0
+        command.set_defaults(run=run)
+        if prefix:
+            command.add_argument(
+                "prefix", metavar="PREFIX", help="the layer's option prefix, such as asgi"
+            )
+        if json:
+            command.add_argument("--json", action="store_true", help="print JSON, for programs")
+        return command
+
+    @staticmethod
+    def whole_number(text):
+        """Of an argument: a number from 0 up."""
+        return _number(int, text, 0, "a whole number, at least 0")
+
+    @staticmethod
+    def positive_number(text):
+        """Of an argument: a number from 1 up."""
+        return _number(int, text, 1, "a whole number, at least 1")
+
+    @staticmethod
+    def seconds(text):
+        """Of an argument: seconds from 0 up."""
+        return _number(float, text, 0, "a number of seconds, from 0 up")
+
+
+def _number(kind, text, least, what):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = -1
+    if not least <= value < 1e9:
+        raise argparse.ArgumentTypeError("{0!r} is not {1}".format(text, what))
+    return value
 
 
 def _parser():
     parser = argparse.ArgumentParser(
         prog="asgi-ipc",
         description=_ABOUT,
-        epilog="`asgi-ipc COMMAND --help` says more of a command.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--version", action="version", version="asgi_ipc {0}".format(asgi_ipc.__version__)
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     # Python 3 takes a missing command for none wanted, and add_subparsers has no argument
     # to say otherwise before 3.7.
-    commands.required = True
-    _command(commands, "demo", _run_demo, "show several processes at work", _ABOUT_DEMO)
-    rm = _command(commands, "rm", _run_rm, "remove the shared memory of a prefix", _ABOUT_RM)
-    rm.add_argument("prefix", metavar="PREFIX", help="the layer's option prefix, such as asgi")
+    subparsers.required = True
+    commands = _Commands(subparsers)
+    for module in (look, top, contents, act, doctor, bench):
+        module.register(commands)
+    commands.add("demo", _run_demo, "show several processes at work", _ABOUT_DEMO)
     return parser
-
-
-def _command(commands, name, run, summary, about):
-    command = commands.add_parser(
-        name,
-        help=summary,
-        description=about,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.set_defaults(run=run)
-    return command

@@ -241,12 +241,12 @@ class Clock(object):
 @contextlib.contextmanager
 def capabilities(count=True):
     """For a while, semaphores can tell their value, or not."""
-    names = "_flock clock time COUNT_SUPPORTED LONGEST_NAP _flock_owner"
+    names = "_flock clock time COUNT_SUPPORTED LONGEST_NAP flock_owner"
     before = {name: getattr(lock_module, name) for name in names.split()}
     lock_module.COUNT_SUPPORTED = count
     lock_module.LONGEST_NAP = lock_module.FIRST_NAP
     # What the kernel says of the holder is for a text only.
-    lock_module._flock_owner = lambda descriptor: None
+    lock_module.flock_owner = lambda descriptor: None
     try:
         yield
     finally:

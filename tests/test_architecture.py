@@ -35,30 +35,33 @@ STORE = [
 ABOVE_STORE = {
     "core", "aio", "copies", "process", "inbox", "loops", "watch", "gate", "cli", "stores",
     "reactor", "options", "drops", "overview", "__main__", "existing", "prometheus", "testing",
-    "fixtures", "apps", "checks",
+    "fixtures", "apps", "checks", "access", "attached", "machine", "commands",
 }  # fmt: skip
 OUTSIDE = {"posix_ipc", "msgpack", "six"}
 LIBRARY = {
-    "__future__", "abc", "argparse", "array", "asyncio", "atexit", "binascii", "collections",
-    "concurrent",
-    "contextlib", "contextvars", "copy", "ctypes", "datetime", "errno", "fcntl", "fnmatch",
-    "functools", "getopt", "hashlib", "heapq", "hmac", "importlib", "inspect", "io", "itertools",
-    "json",
-    "logging", "math", "mmap", "operator", "optparse", "os", "pkgutil", "platform", "pwd",
-    "random", "re", "resource", "select", "selectors", "shutil", "signal", "stat", "string",
-    "struct", "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "traceback",
-    "typing", "uuid", "warnings", "weakref", "zlib",
+    "__future__", "abc", "argparse", "array", "asyncio", "atexit", "base64", "binascii",
+    "collections", "concurrent", "contextlib", "contextvars", "copy", "ctypes", "datetime",
+    "errno", "fcntl", "fnmatch", "functools", "gc", "getopt", "grp", "hashlib", "heapq", "hmac",
+    "importlib", "inspect", "io", "itertools", "json", "logging", "math", "mmap", "operator",
+    "optparse", "os", "pkgutil", "platform", "pwd", "random", "re", "resource", "select",
+    "selectors", "shutil", "signal", "stat", "string", "struct", "subprocess", "sys", "tempfile",
+    "termios", "textwrap", "threading", "time", "traceback", "tty", "typing", "uuid", "warnings",
+    "weakref", "zlib",
 }  # fmt: skip
 OPTIONAL = {
     "reactor": {"twisted"},
     "aio": {"channels"},
     "apps": {"django"},
     "checks": {"channels", "django"},
+    "commands.screen": {"rich"},
     "fixtures": {"pytest"},
     "prometheus": {"prometheus_client"},
     "testing": {"channels", "django"},
 }
 """What a module may import beyond: inside of a function, or because who imports it has that."""
+
+COMMAND_LINE = {"cli", "__main__", "access", "attached", "machine"}
+"""With all of ``commands``, what is for people at a shell, and nothing that works needs."""
 
 ASYNCHRONOUS = ["process", "inbox", "loops", "watch", "gate"]
 """What lies below the asynchronous face, the upper ones first."""
@@ -72,6 +75,11 @@ MODULES = sorted(
     for name in names
     if name.endswith(".py")
 )
+
+
+def is_command_line(module):
+    """Whether a module is for people at a shell."""
+    return module in COMMAND_LINE or module.startswith("commands")
 
 
 def tree_of(module):
@@ -153,6 +161,12 @@ def typed_only(module):
     }
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if not is_command_line(name)])
+def test_nothing_knows_the_command_line(module):
+    roots = {name.split(".")[0] for name in own(module)}
+    assert not roots & {"cli", "commands", "access", "attached", "machine"}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_nobody_else_knows_channels(module):
     if module not in ("aio", "checks", "testing"):
@@ -167,8 +181,9 @@ def test_one_module_has_asynchronous_syntax(module):
     assert bool(kinds & {"AsyncFunctionDef", "Await"}) == (module == "aio")
 
 
-PRINTING = {"cli", "demo", "__main__"}
-"""The command line: who else has something to say, says it to the log."""
+def may_print(module):
+    """The command line: who else has something to say, says it to the log."""
+    return module == "demo" or is_command_line(module)
 
 
 def prints(module):
@@ -182,7 +197,7 @@ def prints(module):
     ]
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name not in PRINTING])
+@pytest.mark.parametrize("module", [name for name in MODULES if not may_print(name)])
 def test_nothing_is_printed_but_by_commands(module):
     assert prints(module) == []
 

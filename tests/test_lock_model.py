@@ -117,7 +117,7 @@ ITS_OWN = {
     "min(2 * nap, LONGEST_NAP)", "int(self.lock_timeout * clock.SECOND)", "sys._getframe(1)",
     "sys._getframe(2)",
     "frame.f_locals.get('lock')", "len(self._descriptors)", "self._semaphore.close()",
-    "self._holders.mine.close()", "_flock_owner(holder.descriptor)",
+    "self._holders.mine.close()", "flock_owner(holder.descriptor)",
     "self._book.waited(clock.now() - begin)", "self._book.recovered()",
 }  # fmt: skip
 """What else it calls: what others cannot see, and counts, by which nobody goes."""

@@ -218,7 +218,7 @@ class SegmentLock(object):
         For people to read: it may be out again when this returns. Takes no lock. Cost: the
         length of /proc/locks; where there is none, one word.
         """
-        pid = _flock_owner(self._holders.mine.descriptor)
+        pid = flock_owner(self._holders.mine.descriptor)
         if pid is None:
             words = self._words
             pid = words[self._busy] if words is not None else 0
@@ -363,7 +363,7 @@ class SegmentLock(object):
         does. The busy word comes later, goes earlier, is not known before ``guard``, and
         holds the pid as the holder's pid namespace has it.
         """
-        pid = _flock_owner(holder.descriptor)
+        pid = flock_owner(holder.descriptor)
         if pid:
             return "process {0}".format(pid)
         words = self._words
@@ -388,7 +388,7 @@ class SegmentLock(object):
         self.abandon()
 
 
-def _flock_owner(descriptor):
+def flock_owner(descriptor):
     """The pid of who holds the flock of a file.
 
     0 if that is nobody whom this process can see, None where the kernel does not tell (not
