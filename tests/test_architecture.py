@@ -47,7 +47,12 @@ LIBRARY = {
     "signal", "stat", "string", "struct", "subprocess", "sys", "tempfile", "termios", "textwrap",
     "threading", "time", "traceback", "tty", "typing", "uuid", "warnings", "weakref", "zlib",
 }  # fmt: skip
-OPTIONAL = {"reactor": {"twisted"}, "aio": {"channels"}, "commands.screen": {"rich"}}
+OPTIONAL = {
+    "reactor": {"twisted"},
+    "aio": {"channels"},
+    "cli": {"argcomplete"},
+    "commands.screen": {"rich"},
+}
 """What a module may import beyond: inside of a function, or because who imports it has that."""
 
 COMMAND_LINE = {"cli", "__main__", "access", "attached", "machine"}
