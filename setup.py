@@ -49,9 +49,10 @@ BENCH = [
     "matplotlib",
     "rich",
 ]
-# For `asgi-ipc top`: a screen in place of tables one after another.
+# For `asgi-ipc`: a screen for `top`, and completion in bash and zsh.
 CLI = [
-    'rich>=10; python_version >= "3.7"',
+    'argcomplete>=3; python_version >= "3.8"',
+    'rich>=10; python_version >= "3.8"',
 ]
 TESTS = [
     "asgiref==1.1.2",

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command ``asgi-ipc``: looking at a prefix, and acting on it, from a shell.
 
 Knows arguments, exit statuses and where text goes; what the commands do is done in ``commands``.
@@ -15,6 +16,7 @@ import warnings
 import posix_ipc
 
 import asgi_ipc
+from asgi_ipc import machine
 from asgi_ipc.commands import act, bench, contents, doctor, look, output, top
 from asgi_ipc.errors import IPCError
 
@@ -56,7 +58,9 @@ def main(argv=None):
 
     :param argv: arguments, those of the process if None.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    _complete_words(parser)
+    arguments = parser.parse_args(argv)
     with _told(arguments.command):
         try:
             status = arguments.run(arguments)
@@ -70,6 +74,16 @@ def main(argv=None):
             output.complain(arguments.command, error)
             return 1
     return status
+
+
+def _complete_words(parser):
+    """Where a shell asks how a word may go on, tell it, and end: argcomplete does all of it."""
+    if "_ARGCOMPLETE" in os.environ:
+        try:
+            import argcomplete
+        except ImportError:
+            return
+        argcomplete.autocomplete(parser)
 
 
 def _forget_output():
@@ -113,6 +127,14 @@ def _run_demo(_):
 # -- the command line --------------------------------------------------------------------------
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Text as it stands, and room for the longest command's name."""
+
+    def __init__(self, prog, **options):
+        options.setdefault("max_help_position", 28)
+        argparse.RawDescriptionHelpFormatter.__init__(self, prog, **options)
+
+
 class _Commands(object):
     """What the modules of ``commands`` add theirs to."""
 
@@ -130,13 +152,14 @@ class _Commands(object):
             name,
             help=summary,
             description=about,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
         )
         command.set_defaults(run=run)
         if prefix:
-            command.add_argument(
+            argument = command.add_argument(
                 "prefix", metavar="PREFIX", help="the layer's option prefix, such as asgi"
             )
+            argument.completer = _known_prefixes
         if json:
             command.add_argument("--json", action="store_true", help="print JSON, for programs")
         return command
@@ -157,6 +180,10 @@ class _Commands(object):
         return _number(float, text, 0, "a number of seconds, from 0 up")
 
 
+def _known_prefixes(**_):
+    return machine.prefixes() or []
+
+
 def _number(kind, text, least, what):
     try:
         value = kind(text)
@@ -172,7 +199,7 @@ def _parser():
         prog="asgi-ipc",
         description=_ABOUT,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     parser.add_argument(
         "--version", action="version", version="asgi_ipc {0}".format(asgi_ipc.__version__)

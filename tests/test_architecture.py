@@ -53,6 +53,7 @@ OPTIONAL = {
     "aio": {"channels"},
     "apps": {"django"},
     "checks": {"channels", "django"},
+    "cli": {"argcomplete"},
     "commands.screen": {"rich"},
     "fixtures": {"pytest"},
     "prometheus": {"prometheus_client"},

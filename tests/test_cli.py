@@ -1,5 +1,6 @@
 """``asgi-ipc``: what it removes and refuses, and a whole run of the demonstration."""
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,11 @@ from asgi_ipc._shm import segment
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc.core import IPCChannelLayer
 from asgi_ipc.errors import SegmentError
+
+try:
+    import argcomplete
+except ImportError:
+    argcomplete = None
 
 
 def left_of(prefix):
@@ -53,6 +59,43 @@ def test_a_wrong_command_line_is_status_2(arguments, capsys):
         cli.main(arguments)
     assert caught.value.code == 2
     assert "usage: asgi-ipc" in capsys.readouterr().err
+
+
+def test_every_command_can_be_learned_from_its_help(capsys):
+    """What it does, what it costs where it costs anything, an example, and its statuses."""
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    names = re.findall(r"^    ([a-z-]+)\s", text, re.MULTILINE)
+    assert {"ls", "stat", "top", "channels", "groups", "peek", "send", "receive", "group-send",
+            "check", "flush", "rm", "doctor", "bench", "demo"} == set(names)  # fmt: skip
+    assert "exit status:" in text
+    for name in names:
+        with pytest.raises(SystemExit) as caught:
+            cli.main([name, "--help"])
+        assert caught.value.code == 0
+        about = capsys.readouterr().out
+        assert "\n    asgi-ipc {0}".format(name) in about
+        assert "Exit status: 0" in about
+        assert max(len(line) for line in about.splitlines()) <= 100
+
+
+@pytest.mark.skipif(argcomplete is None, reason="argcomplete is not installed")
+@pytest.mark.parametrize("words, completed", [("st", ["stat"]), ("stat {0}", ["{0}"])])
+def test_shells_complete_commands_and_prefixes(words, completed, prefix, tmp_path):
+    IPCChannelLayer(prefix=prefix).close()
+    line = "asgi-ipc " + words.format(prefix[:-1])
+    answer = tmp_path / "answer"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "asgi_ipc"],
+        env=dict(
+            os.environ, PYTHONPATH=os.pathsep.join(sys.path), _ARGCOMPLETE="1", COMP_LINE=line,
+            COMP_POINT=str(len(line)), COMP_TYPE="9", _ARGCOMPLETE_STDOUT_FILENAME=str(answer)
+        )
+    )  # fmt: skip
+    assert process.wait() == 0
+    found = answer.read_text().replace("\x0b", " ").split()
+    assert found == [word.format(prefix) for word in completed]
 
 
 # -- rm ----------------------------------------------------------------------------------------

@@ -21,12 +21,13 @@ def findings(place):
         text = "there is no shared memory of this prefix; a process that opens the layer makes it"
         return [note(prefix, text)]
     found = _halves(place) + _owners(place) + _semaphores(place)
+    holders = set()
     if place.sound:
-        found += _lock(place)
+        found += _lock(place, holders)
     elif any(half.state == machine.CLOSED for half in place.halves):
         return found
     users = attached.attached(place)
-    found += _users(place, users)
+    found += _users(place, users, holders)
     if not found:
         found.append(_sound(place, users))
     return found
@@ -110,9 +111,10 @@ def _semaphores(place):
     ]
 
 
-def _users(place, users):
+def _users(place, users, holders):
+    """Who is attached; of ``holders``, who are stopped inside a lock, worse has been said."""
     if attached.anybody(users) or users.unseen or not users.known:
-        stopped = [one for one in users.processes if one.stopped]
+        stopped = [one for one in users.processes if one.stopped and one.pid not in holders]
         return [
             warning(
                 place.prefix,
@@ -132,7 +134,8 @@ def _users(place, users):
     ]
 
 
-def _lock(place):
+def _lock(place, stuck):
+    """Who is inside, twice; their pids go to ``stuck``."""
     holders = [attached.holder_of(half) for half in place.halves]
     if not any(holders) and not any(machine.busy_of(half) for half in place.halves):
         return []
@@ -143,6 +146,7 @@ def _lock(place):
     for half, before in zip(later.halves, holders):
         holder = attached.holder_of(half) if half.status is not None else None
         if holder and holder == before:
+            stuck.add(holder)
             found.append(_held(place.prefix, half, holder))
         elif holder == 0 and machine.busy_of(half):
             text = "process {0} died inside the lock of {1}: the next call puts it right".format(
