@@ -36,6 +36,7 @@ from asgi_ipc.codec import pack, unpack
 from asgi_ipc.copies import Copies
 from asgi_ipc.gate import CROWD, PAUSE, given_up
 from asgi_ipc.options import MEBIBYTE, Options, refuse
+from asgi_ipc.overview import Overview
 from asgi_ipc.process import Process
 
 BREATH = 32
@@ -288,6 +289,35 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         Messages that another process has taken over for its own channels are that process's.
         """
         await self._do(self._process.flush)
+
+    async def statistics(self, top: int = 10) -> Dict[str, Any]:
+        """Return what is in shared memory at this moment: see the synchronous layer's.
+
+        ``drops`` are the messages that this layer dropped in this process: those that group sends
+        found no room for, and those that its receivers left unread. The event loop goes on
+        meanwhile.
+
+        :raises ValueError: ``top`` is no whole number from 0 up.
+        """
+        process = self._process
+        self._stores.attend(clock.now())
+        overview = Overview(self._stores, top)
+        more = True
+        while more:
+            more = await self._do(overview.step)
+            await asyncio.sleep(0)
+        found: Dict[str, Any] = await self._do(overview.result, self.prefix, process.drops)
+        return found
+
+    async def check(self) -> List[str]:
+        """Verify both segments; return what is wrong, as sentences. For tests.
+
+        Cost: all that is stored, with the lock held and the event loop waiting.
+        """
+        return [
+            *(await self._do(self._stores.messages.check)),
+            *(await self._do(self._stores.groups.check)),
+        ]
 
     async def close(self) -> None:
         """Detach, and end every receive that waits with ``LayerClosed``.

@@ -13,6 +13,7 @@ from asgi_ipc._shm import clock, doorbell, segment
 from asgi_ipc.codec import pack, unpack
 from asgi_ipc.drops import Drops
 from asgi_ipc.options import MEBIBYTE, Options
+from asgi_ipc.overview import statistics_of
 from asgi_ipc.stores import Stores, segment_names
 
 ROUTES_KEPT = 20000
@@ -270,6 +271,33 @@ class IPCChannelLayer(object):
     def channel_statistics(self, channel):
         """Return the same figures of one channel (of its process, for a ``!`` channel)."""
         return self._stores.messages.channel_statistics(self._route(channel)[0])
+
+    def statistics(self, top=10):
+        """Return what is in shared memory at this moment, as ``asgi-ipc stat`` shows it.
+
+        A dict of ``prefix``; of ``messages`` and ``groups``, each a dict of the figures below; of
+        lists of at most ``top`` each, ``fullest_channels``, ``oldest_channels`` and
+        ``largest_groups``; and of ``drops``, the messages that group sends of this very layer
+        found no room for.
+
+        Of both segments: ``size`` and ``memory``, bytes at most and really held; ``rebuilds``;
+        ``lock_waits`` and ``lock_waited``, how often somebody had to wait for the lock, and the
+        seconds of all of them. Of messages: ``sent`` and ``refused`` since the segment began,
+        ``sent_per_second`` and ``refused_per_second`` over the last seconds, ``waiting``,
+        ``oldest`` (seconds), ``stored`` (bytes), ``channels``, ``receivers`` (that wait now),
+        ``moved`` and ``damaged`` records. Of groups: ``groups`` and ``members``.
+
+        A channel is a dict of ``channel``, ``waiting``, ``oldest``, ``sent``,
+        ``sent_per_second``, ``refused``, ``refused_per_second`` and ``receivers``; a group one of
+        ``group`` and ``members``. All channels of a process, with a ``!``, are one.
+
+        Cost: 2 us for each channel and membership, in pieces: the lock is held for microseconds
+        at a time. A crash inside leaves nothing.
+
+        :raises ValueError: ``top`` is no whole number from 0 up.
+        """
+        self._stores.attend(clock.now())
+        return statistics_of(self._stores, self.prefix, self._drops.total, top)
 
     def check(self):
         """Verify both segments; return what is wrong, as sentences. For tests."""

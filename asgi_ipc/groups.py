@@ -66,6 +66,7 @@ class GroupStore(Guarded):
         )
         Guarded.__init__(self, segment)
         self._inside = Memberships(segment, clock)
+        self.now = clock
         self._names = {}
         self.requested = group_memory
         self.size = segment.size
@@ -135,6 +136,11 @@ class GroupStore(Guarded):
             )
         except (TypeError, ValueError):
             return False
+
+    @property
+    def cells(self):
+        """The table of groups and memberships."""
+        return self._inside.cells.slots
 
     def leave_all(self, channels):
         """End all memberships of the channels; return how many there were, unexpired.

@@ -69,7 +69,7 @@ class Inbox:
         self._gate = gate
         self._wake = wake
         self._announce = announce
-        self._drops = drops
+        self.drops = drops
         self._lock = threading.RLock()
         self._posted: Dict[str, Deque[Record]] = {}
         # The buffers of channels: a channel is in one of them, or in neither.
@@ -200,7 +200,7 @@ class Inbox:
             except IndexError:
                 # Another thread tells of it.
                 return
-            self._drops.add(lost, [channel])
+            self.drops.add(lost, [channel])
 
     # -- inside, with the lock held --------------------------------------------------
 

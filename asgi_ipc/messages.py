@@ -1,20 +1,21 @@
 """The store of messages: what send, receive and wait do, each in one critical section.
 
 Knows the segment "/<prefix>-messages" through its parts: ``directory`` (names), ``log``
-(records and queues), ``waiters`` (who waits). Sending is in ``sending``, waiting in ``waiting``;
-here is receiving, and what concerns the whole. Does not know msgpack, groups, name rules or
-either face's exceptions beyond ChannelFull. A channel is given as its queue: the whole name,
-or for a process-specific one the part up to and including the ``!``, and the local part.
+(records and queues), ``waiters`` (who waits). Sending is in ``sending``, waiting in ``waiting``,
+looking in ``figures``; here is receiving, and what concerns the whole. Does not know msgpack,
+groups, name rules or either face's exceptions beyond ChannelFull. A channel is given as its
+queue: the whole name, or for a process-specific one the part up to and including the ``!``, and
+the local part.
 
 Every operation is one critical section, as ``guarded`` says; then those are rung whom there is
 to ring. The commit words are named in ``layout``.
 """
 import zlib
 
-from asgi_ipc import statistics
 from asgi_ipc._shm import clock as monotonic
 from asgi_ipc._shm.segment import BUSY
 from asgi_ipc._shm.words import M32, TWIN, Damage
+from asgi_ipc.figures import Figures
 from asgi_ipc.layout import (
     CHECK,
     CHECKED_BYTES,
@@ -23,15 +24,12 @@ from asgi_ipc.layout import (
     FIRST,
     HASH,
     HEAD,
-    HEADER_RATES,
     LAST,
     LENGTHS,
     LIVE,
     NEXT,
     R_STATE,
-    RATES,
     RECORD_WORDS,
-    SENT_AT,
     SEQ,
     TAIL,
 )
@@ -47,7 +45,7 @@ NOTHING = (0,), b"", b""
 """In place of the mark, the payload and the names of a record."""
 
 
-class MessageStore(Senders):
+class MessageStore(Senders, Figures):
     """Channels of messages in shared memory.
 
     :param prefix: begins the segment's name; who has the same one shares the channels.
@@ -264,43 +262,6 @@ class MessageStore(Senders):
     def trim(self):
         """Give memory back to the system that no message lies in; True if there was any."""
         return self._run(lambda: self._log.trim(self._clock()))
-
-    def global_statistics(self):
-        """Figures of the whole segment, see ``statistics``. Cost: the channels, in pieces."""
-        pending, oldest, first = 0, 0, 0
-        while first is not None:
-            first, found, age = self._run(self._piece, first)
-            pending += found
-            oldest = min(oldest or age, age or oldest)
-        return self._run(
-            statistics.figures, self._words, HEADER_RATES, pending, oldest, self._clock()
-        )
-
-    def _piece(self, first):
-        return statistics.piece(self._words, self._directory.slots, first)
-
-    def channel_statistics(self, queue):
-        """Figures of one queue, see ``statistics``."""
-        return self._run(self._channel_statistics, queue)
-
-    def _channel_statistics(self, queue):
-        words, now = self._words, self._clock()
-        hint = self._directory.find(queue)
-        if hint is None:
-            return statistics.nothing()
-        entry = hint[0]
-        self._log.drop_expired(entry, now)
-        record = words[entry + FIRST]
-        oldest = words[record + SENT_AT] if record else 0
-        return statistics.figures(words, entry + RATES, words[entry + COUNT], oldest, now)
-
-    def memory(self):
-        """Bytes: of the segment, of it in real memory, in messages that wait."""
-        return {
-            "size": self.size,
-            "real": self._segment.memory_used(),
-            "messages": (self._words[LIVE] & M32) * 8,
-        }
 
     def check(self):
         """Verify every link, count and check sum; return what is wrong, as sentences.

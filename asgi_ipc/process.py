@@ -61,6 +61,11 @@ class Process:
         # Layers are dropped rather than closed, by Channels as well (``override_settings``).
         weakref.finalize(self, _let_go, self.stores, loops).atexit = False
 
+    @property
+    def drops(self) -> int:
+        """Messages dropped so far, since channels were full or receivers did not read."""
+        return self._drops.total + self.inbox.drops.total
+
     # -- channels --------------------------------------------------------------------
 
     def new_name(self, prefix: str) -> str:

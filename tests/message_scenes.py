@@ -463,6 +463,8 @@ MESSAGES = [
         reaches=["_lapse"],
     ),
     Scene("look at all channels", lambda stage: stage.victim.global_statistics()),
+    Scene("look at a message", lambda stage: stage.victim.peek(u"a")),
+    Scene("copy a table", lambda stage: stage.victim.entries_from(0)),
     Scene("check", lambda stage: stage.victim.check()),
     Scene("flush", lambda stage: stage.victim.flush(), lambda _: [{}], reaches=["rebuild"]),
     Scene(

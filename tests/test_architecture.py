@@ -10,7 +10,9 @@ import asgi_ipc
 
 FOLDER = os.path.dirname(os.path.abspath(asgi_ipc.__file__))
 STORE = [
+    "census",
     "directory",
+    "figures",
     "group_cells",
     "group_check",
     "groups",
@@ -32,13 +34,14 @@ STORE = [
 
 ABOVE_STORE = {
     "core", "aio", "copies", "process", "inbox", "loops", "watch", "gate", "cli", "stores",
-    "reactor", "options", "drops", "__main__",
+    "reactor", "options", "drops", "overview", "__main__",
 }  # fmt: skip
 OUTSIDE = {"posix_ipc", "msgpack", "six"}
 LIBRARY = {
     "__future__", "abc", "argparse", "array", "asyncio", "atexit", "binascii", "collections",
     "contextlib", "contextvars", "copy", "ctypes", "datetime", "errno", "fcntl", "fnmatch",
-    "functools", "getopt", "hashlib", "hmac", "importlib", "inspect", "io", "itertools", "json",
+    "functools", "getopt", "hashlib", "heapq", "hmac", "importlib", "inspect", "io", "itertools",
+    "json",
     "logging", "math", "mmap", "operator", "optparse", "os", "pkgutil", "platform", "pwd",
     "random", "re", "resource", "select", "selectors", "shutil", "signal", "stat", "string",
     "struct", "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "traceback",

@@ -118,8 +118,9 @@ ITS_OWN = {
     "sys._getframe(2)",
     "frame.f_locals.get('lock')", "len(self._descriptors)", "self._semaphore.close()",
     "self._holders.mine.close()", "_flock_owner(holder.descriptor)",
+    "self._book.waited(clock.now() - begin)", "self._book.recovered()",
 }  # fmt: skip
-"""What else it calls, none of which others can see."""
+"""What else it calls: what others cannot see, and counts, by which nobody goes."""
 
 
 def methods_of(found):

@@ -14,6 +14,9 @@ The words that are the same in every segment::
     5 EPOCH   counts the rebuilds
     6 KEY     random; keys the hashes of names, which come from users
     7 SEAL    check of LAYOUT, KIND, SIZE and KEY; stored when all of the header is in place
+    8 WAITS   times that somebody had to wait for the lock
+    9 WAITED  nanoseconds that all of them waited for it
+   10 RECOVERIES  holders that did not leave properly
 
 A segment is made under its own lock: whoever opens the name first finds it of size 0, sizes
 it, reserves and fills the header, stores the seal, stores the magic. One who finds a size but
@@ -49,10 +52,11 @@ from asgi_ipc._shm.opening import (
     open_semaphore,
     unusable,
 )
+from asgi_ipc._shm.words import LARGEST_COUNT
 from asgi_ipc.errors import LayerClosed, SegmentError
 
-MAGIC, LAYOUT, KIND, SIZE, BUSY, EPOCH, KEY, SEAL = range(8)
-FIRST_FREE_WORD = 8
+MAGIC, LAYOUT, KIND, SIZE, BUSY, EPOCH, KEY, SEAL, WAITS, WAITED, RECOVERIES = range(11)
+FIRST_FREE_WORD = 11
 _UNSIGNED = struct.Struct("=Q")
 _SEALED = struct.Struct("=4Q")
 MAGIC_VALUE = _UNSIGNED.unpack(b"ASGI_IPC")[0]
@@ -152,7 +156,7 @@ class Segment(object):
             attached = status.st_nlink != 0 or SHM_FOLDER is None
             if attached:
                 self._make_or_map(status.st_size, size, fixed_bytes, lay_header)
-                lock.guard(self.words, BUSY)
+                lock.guard(self.words, BUSY, self)
                 self._number = self.words[KEY]
                 self._key = _UNSIGNED.pack(self._number)
                 # Not release(): the busy word may be another's, who died inside.
@@ -307,6 +311,20 @@ class Segment(object):
             if error.errno != errno.EBADF or self._descriptor is not None:
                 raise
             return None
+
+    def waited(self, nanoseconds):
+        """Somebody of this process had to wait for the lock, and has it now."""
+        self._count(WAITS, 1)
+        self._count(WAITED, nanoseconds)
+
+    def recovered(self):
+        """Somebody of this process comes after a holder that did not leave properly."""
+        self._count(RECOVERIES, 1)
+
+    def _count(self, word, number):
+        words = self.words
+        if words is not None:
+            words[word] = (words[word] + number) % LARGEST_COUNT
 
     def hash(self, data):
         """Hash bytes to 64 bits with the segment's random key, never to 0. Cost: 1 us.

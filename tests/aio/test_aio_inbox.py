@@ -370,7 +370,7 @@ async def test_a_slow_reader_costs_others_nothing(open_layer, open_far, caplog):
             await far.group_send("room", {"n": number})
             assert await soon(waiting) == {"n": number}
     assert sizes(layer) == (1, 10, 0)
-    assert layer._process.inbox._drops.total == 40
+    assert layer._process.inbox.drops.total == 40
     texts = [record.getMessage() for record in caplog.records if record.name == "asgi_ipc"]
     assert len(texts) == 1
     assert slow in texts[0]

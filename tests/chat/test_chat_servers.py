@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.chat, pytest.mark.slow]
 
 LINES = 25  # that each page says
 MOST_TRIES = 60  # connections until both processes have got two
-PAUSE = 0.05  # seconds between them: on a busy machine the second process may be late
+STOPPED = 0.5  # seconds that one which has its two leaves the next connection to the other
 
 GUNICORN = ["-m", "gunicorn", "-w", "2", "-k", "uvicorn_worker.UvicornWorker", "-b",
             f"{HOST}:{{port}}", "--graceful-timeout", "10", "--log-level", "warning"]
@@ -87,17 +87,34 @@ async def two_pages_each(ports):
     """Two pages of each of two processes, found by trial where the processes share a port."""
     pages = {}
     for number in range(MOST_TRIES):
-        page = await Page.open(ports[number % len(ports)], f"trial {number}")
+        served = [process for process, found in pages.items() if len(found) == 2]
+        page = await open_beside(served, ports[number % len(ports)], f"trial {number}")
         found = pages.setdefault(page.process, [])
         if len(found) < 2:
             found.append(page)
         else:
             await page.close()
-            await asyncio.sleep(PAUSE)
         if len(pages) == 2 and all(len(found) == 2 for found in pages.values()):
             break
     assert sorted(len(found) for found in pages.values()) == [2, 2]
     return [page for found in pages.values() for page in found]
+
+
+async def open_beside(served, port, name):
+    """Open a page, with some processes stopped for a moment: so another one will take it.
+
+    Who takes a connection to a shared port is whoever wakes first, and that may always be the
+    same. The other one may also be late to start.
+    """
+    for process in served:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        opening = asyncio.ensure_future(Page.open(port, name))
+        await asyncio.wait([opening], timeout=STOPPED)
+    finally:
+        for process in served:
+            os.kill(process, signal.SIGCONT)
+    return await opening
 
 
 async def chat(site, ports):
