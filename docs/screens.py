@@ -38,25 +38,27 @@ from asgi_ipc import IPCChannelLayer
 
 layer = IPCChannelLayer(prefix=sys.argv[1])
 while True:
-    layer.receive(["thumbnails"], block=True)
-    time.sleep(0.02)
+    channel, message = layer.receive(["thumbnails", "uploads"], block=True)
+    time.sleep(0.013 if channel else 0)
 """
 SENDER = """
 import sys, time
 from asgi_ipc import IPCChannelLayer
 
-layer = IPCChannelLayer(prefix=sys.argv[1])
+layer = IPCChannelLayer(prefix=sys.argv[1], channel_capacity={"http.disconnect": 50})
 number = 0
 while True:
     number += 1
     layer.send_group("chat-lobby", {"type": "chat.line", "text": "line {0}".format(number)})
     if number % 3 == 0:
         layer.send_group("news", {"type": "news.flash", "text": "it works"})
-    if number % 4 == 0:
-        try:
-            layer.send("thumbnails", {"picture": number})
-        except layer.ChannelFull:
-            pass
+    for every, channel in ((4, "thumbnails"), (40, "uploads"), (20, "http.disconnect")):
+        if number % every == 0:
+            try:
+                layer.send(channel, {"number": number})
+            except layer.ChannelFull:
+                # Nobody reads that one.
+                pass
     time.sleep(0.004)
 """
 SITE = (
@@ -75,8 +77,8 @@ def main():
             for name, code, *arguments in SITE:
                 site.append(start(folder, name, code, arguments))
             time.sleep(6)
-            picture("stat", "stat " + PREFIX, 1, lines=48)
-            picture("top", "top " + PREFIX, 4, lines=24)
+            picture("stat", "stat " + PREFIX, 5, lines=52)
+            picture("top", "top " + PREFIX, 5, lines=24)
         finally:
             for process in site:
                 process.kill()
