@@ -10,7 +10,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 with open(os.path.join(ROOT, "asgi_ipc", "__init__.py"), encoding="utf-8") as stream:
-    release = version = re.search(r'^__version__ = "([^"]+)"$', stream.read(), re.MULTILINE).group(1)
+    found = re.search(r'^__version__ = "([^"]+)"$', stream.read(), re.MULTILINE)
+release = version = found.group(1)
 
 project = "asgi_ipc"
 author = "the asgi_ipc developers"

@@ -48,7 +48,7 @@ BLOCKS = [
 ]
 
 COMMANDS = [
-    Listed("README.rst", r"examples/chat/run.py$", "tests/chat runs the chat; it installs packages"),
+    Listed("README.rst", r"examples/chat/run.py", "it installs packages; tests/chat runs the chat"),
     Listed("README.rst", r"^python3 -m asgi_ipc rm readme$", OF_README),
     Listed(r"README.rst|docs/.*", r"-m tox( |$)", "runs all tests, these among them"),
     Listed("docs/performance.rst", r"-m benchmarks$", "tests/test_benchmarks.py runs parts of it"),

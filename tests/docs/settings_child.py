@@ -10,10 +10,10 @@ import sys
 
 sys.path.insert(0, "")
 
-import settings  # noqa: E402
-from asgiref.sync import async_to_sync  # noqa: E402
+import settings
+from asgiref.sync import async_to_sync
 
-from asgi_ipc import core  # noqa: E402
+from asgi_ipc import core
 
 
 def use_asynchronous(alias):

@@ -1,4 +1,4 @@
-"""Each block and each command of the documents and of README.rst is run, or listed with a reason."""
+"""Each block and command of the documents and of README.rst is run, or listed with a reason."""
 import re
 import shlex
 
@@ -14,6 +14,7 @@ from runkit import (
     run_command,
     run_python,
     run_settings,
+    skip_without,
     subcommands,
 )
 
@@ -70,14 +71,15 @@ def test_block(block, prefix, tmp_path):
             assert "None" not in output
 
 
+FINE = re.compile(
+    r"\w+: (asgi_ipc\S+ carries messages|channels_redis\S+ is another package's|configured)"
+)
+
+
 def check_settings(block, folder, output):
     lines = output.splitlines()
     assert lines, "no layer is in it, and no logging"
-    for line in lines:
-        assert re.search(
-            r"^\w+: (asgi_ipc\S+ carries messages|channels_redis\S+ is another package's|configured)$",
-            line,
-        )
+    assert [line for line in lines if not FINE.fullmatch(line)] == []
     if "LOGGING" in block.text:
         logs = [path.read_text() for path in folder.glob("*.log")]
         assert any("a warning of the layer" in log for log in logs)
@@ -107,9 +109,8 @@ def skip_if_it_cannot_run(command):
     missing = missing_programs(command.text)
     if missing:
         pytest.skip(f"{command.name}: not on this machine: {', '.join(missing)}")
-    for name in re.findall(r"(?:asgi-ipc|-m asgi_ipc) ([a-z][\w-]*)", command.text):
-        if name not in subcommands():
-            pytest.skip(f"{command.name}: asgi-ipc has no command {name} yet")
+    names = re.findall(r"(?:asgi-ipc|-m asgi_ipc) ([a-z][\w-]*)", command.text)
+    skip_without(subcommands(), names, command.name)
 
 
 def names_in(words):

@@ -1,4 +1,5 @@
 """docs/tutorial.rst keeps its word: its files are written and its commands given, in its order."""
+import contextlib
 import json
 import os
 import re
@@ -91,14 +92,15 @@ class Shell:
 class Page:
     """The page of one server: what its JavaScript sends and shows."""
 
-    def __init__(self, port):
+    def __init__(self, port, stack):
         self._host = f"{HOST}:{port}"
         wait_for_port(port)
         with urllib.request.urlopen(f"http://{self._host}/tea/", timeout=PATIENCE) as answer:
             text = answer.read().decode()
         path = re.search(r"`ws://\$\{location\.host\}(/[^`]*)`", text).group(1)
         assert path == "/ws/tea/"
-        self._socket = connect(f"ws://{self._host}{path}", origin=f"http://{self._host}")
+        opened = connect(f"ws://{self._host}{path}", origin=f"http://{self._host}")
+        self._socket = stack.enter_context(opened)
 
     def say(self, text):
         self._socket.send(json.dumps({"text": text}))
@@ -155,8 +157,7 @@ class Walk:
             return None  # test_docs_blocks.py says so
         if name:
             text = command_with_prefix(text, self.prefix)
-        for shown, port in self.ports.items():
-            text = text.replace(shown, str(port))
+        text = re.sub("|".join(PORTS), lambda found: str(self.ports[found.group()]), text)
         self.ran.append(text)
         output = self.shell.run(text)
         if text.startswith("cd "):
@@ -182,7 +183,8 @@ def walk(tmp_path, prefix):
 class Reader:
     """Does with the two windows what the page tells its reader to do."""
 
-    def __init__(self, walk):
+    def __init__(self, walk, stack):
+        self.stack = stack
         self.ports = list(walk.ports.values())
         self.walk = walk
         self.first = self.second = None
@@ -198,12 +200,12 @@ class Reader:
         if self.first is None:
             return
         # After the second start of the first server.
-        self.first = Page(self.ports[0])
+        self.first = Page(self.ports[0], self.stack)
         self.first.say("I am back")
         assert [self.first.hear(), self.second.hear()] == ["I am back"] * 2
 
     def both_windows_open(self, _):
-        self.first, self.second = (Page(port) for port in self.ports)
+        self.first, self.second = (Page(port, self.stack) for port in self.ports)
         for page, text in ((self.first, "hello"), (self.second, "hello yourself")):
             page.say(text)
             assert [self.first.hear(), self.second.hear()] == [text] * 2
@@ -246,8 +248,9 @@ class Reader:
 
 
 def test_the_tutorial(walk):
-    reader = Reader(walk)
-    walk.go(reader.visit)
+    with contextlib.ExitStack() as stack:
+        reader = Reader(walk, stack)
+        walk.go(reader.visit)
     assert set(reader.seen) == set(reader.looks)
     assert "tell.py" in walk.written
     for port in PORTS:
