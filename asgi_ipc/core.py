@@ -27,7 +27,8 @@ def unlink(prefix):
     :returns: True if there was any.
     """
     found = 0
-    for name in segment_names(prefix):
+    # Groups first: those who wait look at the messages, and then open both anew.
+    for name in reversed(segment_names(prefix)):
         found += segment.unlink(name)
         found += doorbell.sweep(name)
     return found > 0
