@@ -57,7 +57,7 @@ def with_prefix(code, prefix):
 
 def command_with_prefix(text, prefix):
     """A command on a prefix of ours."""
-    return re.sub(rf"(?<![\w.-])({'|'.join(SHOWN)})(?=[\s-]|$)", prefix, text)
+    return re.sub(rf"(?<![\w.-])({'|'.join(SHOWN)})(?=[\s:`-]|$)", prefix, text)
 
 
 def environment(folder, **more):
@@ -220,14 +220,14 @@ def subcommands():
 
 
 def skip_without(known, wanted, what):
-    """Skip a test of a command that is still to be written; a wrong one fails instead.
+    """Skip a test of what is still to be written; what is merely wrong fails instead.
 
-    The commands come all together, ``doctor`` with them.
+    All of it comes together, the command ``doctor`` included.
     """
     missing = sorted(set(wanted) - known)
     if missing and "doctor" not in subcommands():
-        pytest.skip(f"{what}: asgi-ipc has no {', '.join(missing)} here yet")
-    assert not missing, f"{what}: asgi-ipc has no {', '.join(missing)}"
+        pytest.skip(f"{what}: there is no {', '.join(missing)} here yet")
+    assert not missing, f"{what}: there is no {', '.join(missing)}"
 
 
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -299,26 +299,29 @@ def kill_group(process):
 
 
 def missing_lines(shown, output, prefix):
-    """The first shown line that is not in the output, in order; None if all are.
+    """The shown lines that are not in the output, which may have them in another order.
 
     Figures and the width of gaps may differ, and ``...`` stands for anything. Sites are run by
-    www-data there, and by us here.
+    www-data there, and by us here, maybe beside processes of which not all can be seen.
     """
-    rest = output.splitlines()
     user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
+    rest = [line.strip().replace("at least ", "") for line in output.splitlines()]
+    missing = []
     for line in shown:
         ours = line.replace("www-data:www-data", f"{user}:{group}").replace("www-data", user)
-        pattern = loosely(command_with_prefix(ours, prefix))
-        while rest and not re.fullmatch(pattern, rest[0].strip()):
-            rest.pop(0)
-        if not rest:
-            return line
-        rest.pop(0)
-    return None
+        # Between the prefixes, which have figures that do not differ.
+        parts = command_with_prefix(ours.strip(), prefix).split(prefix)
+        pattern = re.escape(prefix).join(loosely(part) for part in parts)
+        found = next((text for text in rest if re.fullmatch(pattern, text)), None)
+        if found is None:
+            missing.append(line)
+        else:
+            rest.remove(found)
+    return missing
 
 
 def loosely(line):
-    """A regular expression for a line of output."""
+    """A regular expression for a part of a line of output."""
 
     def loose(part):
         if part == "...":
@@ -327,7 +330,7 @@ def loosely(line):
             return r"\s+"
         return FIGURE.pattern if FIGURE.fullmatch(part) else re.escape(part)
 
-    parts = re.findall(rf"\.\.\.|{FIGURE.pattern}|\s+|.", line.strip())
+    parts = re.findall(rf"\.\.\.|{FIGURE.pattern}|\s+|.", line)
     return "".join(loose(part) for part in parts)
 
 

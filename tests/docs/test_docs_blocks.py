@@ -114,7 +114,7 @@ def test_command(command, prefix, tmp_path):
     assert status in allowed_statuses(command), output
     assert "Traceback" not in output
     if not reason_for_output(command):
-        assert missing_lines(command.output, output, prefix) is None, output
+        assert missing_lines(command.output, output, prefix) == [], output
 
 
 def allowed_statuses(command):
