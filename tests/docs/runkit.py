@@ -3,10 +3,11 @@
 Knows how a Python block and a command are started here. Must not know which pages there are.
 """
 import functools
+import grp
 import os
+import pwd
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def with_prefix(code, prefix):
 
 def command_with_prefix(text, prefix):
     """A command on a prefix of ours."""
-    return re.sub(rf"(?<![\w.-])({'|'.join(SHOWN)})(?=[\s-]|$)", prefix, text)
+    return re.sub(rf"(?<![\w.-])({'|'.join(SHOWN)})(?=[\s:`-]|$)", prefix, text)
 
 
 def environment(folder, **more):
@@ -84,28 +85,78 @@ def environment(folder, **more):
     return result
 
 
-class Stock:
-    """Shared memory with something in it, for commands to find and scripts to reach.
+MEMBERS = {
+    "chat.garden": ["specific.9!77c0b1ae"],
+    "chat.lobby": ["specific.9!d2cf9b8f", "specific.9!0f1b4cc7"],
+    "news": ["specific.9!d2cf9b8f"],
+}
+WAITING = [
+    ("http.disconnect", {"reply_channel": "r1", "order": 1}),
+    ("http.disconnect", {"reply_channel": "r2", "order": 2}),
+    ("http.disconnect", {"reply_channel": "r3", "order": 3}),
+    ("uploads", {"name": "hello.txt", "content": b"hello"}),
+]
+PROCESSES = {"web.py web": "specific.9!", "worker.py jobs": "jobs"}
+"""What is in the site that docs/commands.rst shows."""
 
-    A context manager that removes the prefix.
+RECEIVER = """\
+import os
+from asgi_ipc import IPCChannelLayer
+
+with IPCChannelLayer(prefix=os.environ["SITE_PREFIX"]) as layer:
+    while True:
+        layer.receive([{0!r}], block=True)
+"""
+
+
+class Site:
+    """A prefix with something in it, for commands to find and scripts to reach.
+
+    A context manager that ends the processes that :meth:`start` has started, and removes
+    the prefix.
     """
 
     def __init__(self, prefix, channels=(), groups=()):
         self.prefix = prefix
         self._readers = {group: f"reader.{number}" for number, group in enumerate(groups)}
+        self._processes = []
         with IPCChannelLayer(prefix=prefix) as layer:
-            layer.group_add("everybody", "web.server!page")
-            layer.send("waiting", {"text": "for a reader"})
-            for channel in channels:
-                layer.send(channel, {"text": "hello"})
+            for group, members in MEMBERS.items():
+                for member in members:
+                    layer.group_add(group, member)
             for group, reader in self._readers.items():
                 layer.group_add(group, reader)
+            wanted = set(channels) - {channel for channel, _ in WAITING}
+            for channel, message in WAITING + [(name, {"text": "hello"}) for name in wanted]:
+                layer.send(channel, message)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
+        for process in self._processes:
+            process.kill()
+            process.wait()
         unlink(self.prefix)
+
+    def start(self, folder):
+        """Start two processes, each of which waits for messages."""
+        for words, channel in PROCESSES.items():
+            name = words.split()[0]
+            with open(os.path.join(str(folder), name), "w", encoding="utf-8") as stream:
+                stream.write(RECEIVER.format(channel))
+            self._processes.append(
+                subprocess.Popen(
+                    ["python3", *words.split()],
+                    executable=sys.executable,
+                    cwd=str(folder),
+                    env=environment(folder, SITE_PREFIX=self.prefix),
+                )
+            )
+        with IPCChannelLayer(prefix=self.prefix) as layer:
+            assert wait_until(
+                lambda: layer.statistics()["messages"]["receivers"] == len(PROCESSES)
+            )
 
     def sent_to_groups(self):
         """The message that each group has got; None for one that has got none."""
@@ -117,13 +168,13 @@ def run_python(code, folder, prefix):
     """Run a script; return what it printed. Each group it sends to has to get a message."""
     with open(os.path.join(str(folder), "layer_settings.py"), "w", encoding="utf-8") as stream:
         stream.write(SETTINGS.format(prefix))
-    with Stock(prefix, groups=set(GROUP.findall(code))) as stock:
+    with Site(prefix, groups=set(GROUP.findall(code))) as site:
         output = output_of(
             [sys.executable, "-W", "error", "-c", with_prefix(code, prefix)],
             folder,
             DJANGO_SETTINGS_MODULE="layer_settings",
         )
-        missed = [group for group, message in stock.sent_to_groups().items() if message is None]
+        missed = [group for group, message in site.sent_to_groups().items() if message is None]
     assert not missed, f"nothing came to the groups {missed}"
     return output
 
@@ -169,23 +220,43 @@ def subcommands():
 
 
 def skip_without(known, wanted, what):
-    """Skip a test of a command that is still to be written; a wrong one fails instead.
+    """Skip a test of what is still to be written; what is merely wrong fails instead.
 
-    The commands come all together, ``doctor`` with them.
+    All of it comes together, the command ``doctor`` included.
     """
     missing = sorted(set(wanted) - known)
     if missing and "doctor" not in subcommands():
-        pytest.skip(f"{what}: asgi-ipc has no {', '.join(missing)} here yet")
-    assert not missing, f"{what}: asgi-ipc has no {', '.join(missing)}"
+        pytest.skip(f"{what}: there is no {', '.join(missing)} here yet")
+    assert not missing, f"{what}: there is no {', '.join(missing)}"
+
+
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+
+def programs(text):
+    """The first word of each part of a command line."""
+    words = shlex.shlex(text, posix=True, punctuation_chars=True)
+    words.whitespace_split = True
+    found, is_first = [], True
+    for word in words:
+        if is_first:
+            found.append(word)
+        is_first = word in ("|", "&&", "||", ";")
+    return found
 
 
 def missing_programs(text):
-    """The programs of a command line that are not on this machine."""
-    first = [part.split()[0] for part in re.split(r"\||&&|;", text) if part.split()]
-    return [word for word in first if word not in PROGRAMS and shutil.which(word) is None]
+    """The programs of a command line that a shell on this machine does not know."""
+    return [
+        word
+        for word in programs(text)
+        if word not in PROGRAMS
+        and subprocess.call(["bash", "-c", 'type "$0"', word], **QUIET) != 0
+    ]
 
 
-FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
+FIGURE = re.compile(r"\d+(?:[.,]\d+)*(?: (?:B|KiB|MiB|GiB|us|ms|s|min|h)\b)?")
+"""A number, with its unit."""
 
 ENDLESS = re.compile(r"^asgi-ipc (top\b(?!.*(--count|-n ))|receive .*--follow)")
 """Commands that go on until Ctrl-C."""
@@ -228,23 +299,29 @@ def kill_group(process):
 
 
 def missing_lines(shown, output, prefix):
-    """The first shown line that is not in the output, in order; None if all are.
+    """The shown lines that are not in the output, which may have them in another order.
 
-    Figures and the width of gaps may differ, and ``...`` stands for anything.
+    Figures and the width of gaps may differ, and ``...`` stands for anything. Sites are run by
+    www-data there, and by us here, maybe beside processes of which not all can be seen.
     """
-    rest = output.splitlines()
+    user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
+    rest = [line.strip().replace("at least ", "") for line in output.splitlines()]
+    missing = []
     for line in shown:
-        pattern = loosely(command_with_prefix(line, prefix))
-        while rest and not re.fullmatch(pattern, rest[0].strip()):
-            rest.pop(0)
-        if not rest:
-            return line
-        rest.pop(0)
-    return None
+        ours = line.replace("www-data:www-data", f"{user}:{group}").replace("www-data", user)
+        # Between the prefixes, which have figures that do not differ.
+        parts = command_with_prefix(ours.strip(), prefix).split(prefix)
+        pattern = re.escape(prefix).join(loosely(part) for part in parts)
+        found = next((text for text in rest if re.fullmatch(pattern, text)), None)
+        if found is None:
+            missing.append(line)
+        else:
+            rest.remove(found)
+    return missing
 
 
 def loosely(line):
-    """A regular expression for a line of output."""
+    """A regular expression for a part of a line of output."""
 
     def loose(part):
         if part == "...":
@@ -253,7 +330,7 @@ def loosely(line):
             return r"\s+"
         return FIGURE.pattern if FIGURE.fullmatch(part) else re.escape(part)
 
-    parts = re.findall(rf"\.\.\.|{FIGURE.pattern}|\s+|.", line.strip())
+    parts = re.findall(rf"\.\.\.|{FIGURE.pattern}|\s+|.", line)
     return "".join(loose(part) for part in parts)
 
 

@@ -108,6 +108,23 @@ def test_a_command_in_the_text_exists(page, text):
     skip_without(options, re.findall(r"--[\w-]+", text), f"{page}: {text}")
 
 
+def extras_shown():
+    """What the pages install with the package: ``asgi_ipc[channels]``."""
+    found = set()
+    for page in pages():
+        with open(os.path.join(PROJECT, page), encoding="utf-8") as stream:
+            for names in re.findall(r"\basgi_ipc\[([\w,]+)\]", stream.read()):
+                found.update((page, name) for name in names.split(","))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("page, name", extras_shown())
+def test_an_extra_exists(page, name):
+    with open(os.path.join(PROJECT, "setup.py"), encoding="utf-8") as stream:
+        known = re.findall(r'^ +"(\w+)": ', stream.read(), re.MULTILINE)
+    skip_without(set(known), [name], f"{page}: asgi_ipc[{name}]")
+
+
 # -- the tools of these tests --------------------------------------------------------------
 
 SAMPLE = """\
@@ -178,10 +195,10 @@ def test_prefixes_are_replaced():
 
 
 def test_output_is_compared_but_for_figures():
-    shown = ["mysite   12 messages", "..."]
-    assert missing_lines(shown, "x\nt1 7,000 messages\nend\n", "t1") is None
-    assert missing_lines(shown, "t1 7 channels\nend\n", "t1") == shown[0]
-    assert missing_lines(shown, "t1 7 messages\n", "t1") == "..."
+    shown = ["mysite   12 messages, 1.5 s old", "of 1.0 MiB", "of ..."]
+    assert missing_lines(shown, "of 7 KiB\nt1 7,000 messages, 3 ms old\nof all\n", "t1") == []
+    assert missing_lines(shown, "of 7 KiB\nt2 7 messages, 1 s old\nof all\n", "t1") == shown[:1]
+    assert missing_lines(shown, "t1 7 messages, 1 s old\nof 7 things\n", "t1") == shown[1:2]
 
 
 COMPOSE = """\
