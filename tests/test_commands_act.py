@@ -12,7 +12,7 @@ from processkit import bells, ends, eventually, run_python
 from sandbox import needs_linux
 from storekit import put
 
-from asgi_ipc import attached, cli, machine
+from asgi_ipc import attached, cli, core, machine
 from asgi_ipc._shm import segment
 from asgi_ipc.commands import act, jsonform
 
@@ -58,6 +58,7 @@ def test_numbers_that_json_lacks():
         ('{"__bytes__": "AP8="}', "a message is a JSON object"),
         ('{"a": {"__bytes__": "A"}}', "__bytes__"),
         ('{"a": {"__bytes__": 5}}', "__bytes__"),
+        ('{"a": {"__bytes__": "AP*8="}}', "is not base64"),
         ('{"a": {"__bytes__": "gr\u00fc"}}', "__bytes__"),
         ('{"a": {"__float__": "one"}}', "__float__"),
         ('{"a": {"__items__": [1]}}', "__items__"),
@@ -327,6 +328,25 @@ def test_a_site_goes_on_after_a_forced_removal(shell, prefix, make_layer):
         errors = process.stderr.read()
     assert errors.startswith("asgi-ipc receive: the shared memory of prefix")
     assert errors.count("\n") == 1
+
+
+def test_who_only_receives_makes_both_halves_anew(shell, prefix, make_layer, monkeypatch):
+    """Woken by the removal, as early as can be: nothing that it makes is removed after it."""
+    layer = make_layer()
+    ring = core.doorbell.sweep
+
+    def ring_and_be_woken(name):
+        removed = ring(name)
+        layer._stores.messages._next_look = 0
+        layer.receive(["jobs"])
+        return removed
+
+    monkeypatch.setattr(core.doorbell, "sweep", ring_and_be_woken)
+    status, _, _ = shell("rm", prefix, "--force")
+    assert status == 0
+    assert machine.Place(prefix).sound
+    layer.group_add("news", "jobs")
+    assert shell.json("groups", prefix) == [{"group": "news", "members": 1}]
 
 
 def test_rm_of_another_user_is_a_sentence(shell, layer, prefix, monkeypatch):
