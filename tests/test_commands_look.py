@@ -154,6 +154,12 @@ def test_a_stopped_holder_is_named(shell, make_layer, prefix, monkeypatch):
     assert shell.json("stat", prefix)["messages"]["holder"] == 0
 
 
+def test_stat_where_the_system_shows_no_files(shell, site, prefix, monkeypatch):
+    monkeypatch.setattr(machine, "SHM_FOLDER", None)
+    assert shell.json("stat", prefix)["messages"]["holder"] is None
+    assert shell.fine("stat", prefix).count("it cannot be seen who holds it") == 2
+
+
 # -- channels and groups -----------------------------------------------------------------------
 
 

@@ -118,6 +118,33 @@ def test_a_link_is_not_followed(layer, prefix, tmp_path):
     assert states(prefix) == [machine.OURS, machine.FOREIGN]
 
 
+# -- where the system shows no files -----------------------------------------------------------
+
+
+def test_segments_that_are_no_files(layer, prefix, monkeypatch):
+    monkeypatch.setattr(machine, "SHM_FOLDER", None)
+    assert machine.prefixes() is None
+    place = machine.Place(prefix)
+    assert place.sound
+    assert [half.state for half in place.halves] == [machine.OURS] * 2
+    assert place.size == SIZES["message_memory"] + SIZES["group_memory"]
+    assert [attached.holder_of(half) for half in place.halves] == [None, None]
+    assert access.usable(prefix).prefix == prefix
+
+
+def test_what_is_missing_where_there_are_no_files(layer, prefix, monkeypatch):
+    monkeypatch.setattr(machine, "SHM_FOLDER", None)
+    os.unlink(path_of(prefix, "messages", "sem."))
+    os.unlink(path_of(prefix, "groups"))
+    place = machine.Place(prefix)
+    assert [half.state for half in place.halves] == [machine.OURS, machine.ABSENT]
+    assert [half.semaphore for half in place.halves] == [None, True]
+    assert place.mode == 0o600
+    assert not machine.Place(prefix + "x").there
+    fill(prefix, "groups", b"")
+    assert machine.Place(prefix).groups.state == machine.UNMADE
+
+
 # -- looking, and being told to stop -----------------------------------------------------------
 
 
