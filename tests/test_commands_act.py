@@ -12,7 +12,7 @@ from processkit import bells, ends, eventually, run_python
 from sandbox import needs_linux
 from storekit import put
 
-from asgi_ipc import attached, cli, core, machine
+from asgi_ipc import attached, cli, codec, core, machine
 from asgi_ipc._shm import segment
 from asgi_ipc.commands import act, jsonform
 
@@ -46,6 +46,16 @@ def test_numbers_that_json_lacks():
     parsed = jsonform.parsed(json.dumps(shown, allow_nan=False))
     assert (parsed["a"], parsed["b"]) == (float("inf"), float("-inf"))
     assert math.isnan(parsed["c"])
+
+
+def test_extension_types_are_shown():
+    shown = jsonform.shown({"a": codec.msgpack.ExtType(5, b"hello")})
+    assert shown == {"a": {"__ext__": [5, "aGVsbG8="]}}
+
+
+@pytest.mark.skipif(not hasattr(codec.msgpack, "Timestamp"), reason="msgpack before 1.0")
+def test_so_are_timestamps():
+    assert jsonform.shown({"a": codec.msgpack.Timestamp(1)}) == {"a": {"__ext__": [-1, "AAAAAQ=="]}}
 
 
 @pytest.mark.parametrize(
@@ -299,6 +309,14 @@ def test_rm_refuses_while_processes_are_attached(shell, layer, prefix):
         assert layer.receive(["jobs"]) == ("jobs", {"n": 1})
         assert "removed" in shell.fine("rm", prefix, "--force")
     assert not machine.Place(prefix).there
+
+
+@needs_linux
+def test_rm_names_those_that_it_sees_and_counts_the_others(shell, layer, prefix, monkeypatch):
+    found = attached.Attached([attached.Process(7, "web", stopped=False)], 0, 2, known=True)
+    monkeypatch.setattr(attached, "attached", lambda _: found)
+    said = shell.refused("rm", prefix)
+    assert "7 (web) and 2 receivers that cannot be seen from here" in said
 
 
 @needs_linux

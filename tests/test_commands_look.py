@@ -350,6 +350,20 @@ def test_closed_output_is_one_sentence(site, prefix):
     assert errors == "asgi-ipc stat: nobody reads the output any more\n"
 
 
+def test_what_the_layer_logs_is_a_sentence_of_the_command(site, prefix):
+    site.send("hurt", {"text": "here it is"})
+    path = os.path.join(SHM_FOLDER, prefix + "-messages")
+    with open(path, "r+b") as segment:
+        place = segment.read().index(b"here it is")
+        segment.seek(place)
+        segment.write(b"HERE")
+    status, _, errors = call("receive", prefix, "hurt")
+    assert status == 3
+    assert errors.startswith("asgi-ipc receive: ")
+    assert "damaged" in errors
+    assert all(line.startswith("asgi-ipc receive: ") for line in errors.splitlines())
+
+
 def test_an_interruption_is_a_status(shell, site, prefix, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
