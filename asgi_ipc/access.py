@@ -110,35 +110,37 @@ def usable(prefix):
     return place
 
 
+_FAULTS = {
+    machine.ABSENT: "there is no shared memory {0}: it is being made, or was left by a process "
+    "that died in the making. A process that opens the layer makes what is missing; {1} removes "
+    "the rest.",
+    machine.UNMADE: "the shared memory {0} is being made, or was left by a process that died in "
+    "the making. A process that opens the layer finishes it; {1} removes it.",
+    machine.OLD_RELEASE: "the shared memory {0} was left by asgi_ipc 1.x, and is never read. Stop "
+    "the processes that use that release, and remove it with {1}.",
+    machine.FOREIGN: "the contents of the shared memory {0} are not asgi_ipc's, or are cut. If "
+    "nothing else needs it, remove it with {1}.",
+    machine.OTHER_LAYOUT: "the shared memory {0} has the layout of another version of asgi_ipc. "
+    "Use the command of the version that the site runs, or stop the site and remove it with {1}.",
+    machine.CLOSED: "the shared memory {0} belongs to user {2}: run this as that user or as root",
+}
+"""Why a half of that state cannot be attached, and in sentences after the first what to do."""
+
+_NO_SEMAPHORE = (
+    "the shared memory {0} has no semaphore: it is being made, or the semaphore was removed. A "
+    "process that opens the layer makes it; {1} removes the rest."
+)
+
+
 def fault_of(prefix, half):
     """Why a half cannot be attached, and what to do; None if it can."""
-    remove = "`asgi-ipc rm {0}`".format(prefix)
-    why = {
-        machine.ABSENT: "there is no shared memory {0}: it is being made, or was left by a process "
-        "that died in the making. A process that opens the layer makes what is missing; {1} "
-        "removes the rest.",
-        machine.UNMADE: "the shared memory {0} is being made, or was left by a process that died "
-        "in the making. A process that opens the layer finishes it; {1} removes it.",
-        machine.OLD_RELEASE: "the shared memory {0} was left by asgi_ipc 1.x, and is never read. "
-        "Stop the processes that use that release, and remove it with {1}.",
-        machine.FOREIGN: "the contents of the shared memory {0} are not asgi_ipc's, or are cut. If "
-        "nothing else needs it, remove it with {1}.",
-        machine.OTHER_LAYOUT: "the shared memory {0} has the layout of another version of "
-        "asgi_ipc. Use the command of the version that the site runs, or stop the site and "
-        "remove it with {1}.",
-    }.get(half.state)
-    if half.state == machine.CLOSED:
-        return (
-            "the shared memory {0} belongs to user {1}: run this as that user or as root".format(
-                half.name, machine.user_name(half.status.st_uid)
-            )
-        )
+    why = _FAULTS.get(half.state)
     if why is None and not half.semaphore:
-        why = (
-            "the shared memory {0} has no semaphore: it is being made, or the semaphore was "
-            "removed. A process that opens the layer makes it; {1} removes the rest."
-        )
-    return why and why.format(half.name, remove)
+        why = _NO_SEMAPHORE
+    if why is None:
+        return None
+    owner = machine.user_name(half.status.st_uid) if half.status is not None else ""
+    return why.format(half.name, "`asgi-ipc rm {0}`".format(prefix), owner)
 
 
 @contextlib.contextmanager

@@ -26,11 +26,11 @@ def unlink(prefix):
 
     :returns: True if there was any.
     """
-    found = 0
-    # Groups first: those who wait look at the messages, and then open both anew.
-    for name in reversed(segment_names(prefix)):
-        found += segment.unlink(name)
-        found += doorbell.sweep(name)
+    messages, groups = segment_names(prefix)
+    # In this order: who only receives looks at the messages alone, and when they are gone makes
+    # both anew. Rung before the groups are gone, it would keep those, and lose them.
+    found = segment.unlink(groups) + segment.unlink(messages)
+    found += doorbell.sweep(messages) + doorbell.sweep(groups)
     return found > 0
 
 

@@ -98,6 +98,30 @@ def test_shells_complete_commands_and_prefixes(words, completed, prefix, tmp_pat
     assert found == [word.format(prefix) for word in completed]
 
 
+def test_a_shell_that_asks_in_vain(monkeypatch, capsys):
+    """Without argcomplete the command is as it would be."""
+    monkeypatch.setenv("_ARGCOMPLETE", "1")
+    monkeypatch.setitem(sys.modules, "argcomplete", None)
+    assert cli.main(["rm", ""]) == 1
+    assert "is no prefix" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["stat", "x", "--top", "-1"], ["top", "x", "--count", "0"],
+              ["send", "x", "y", "{}", "--expiry", "soon"], ["peek", "x", "y", "-n", "1.5"]]
+)  # fmt: skip
+def test_a_wrong_number_is_a_wrong_command_line(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert "is not a" in capsys.readouterr().err
+
+
+def test_prefixes_are_offered(prefix):
+    IPCChannelLayer(prefix=prefix).close()
+    assert prefix in cli._known_prefixes()
+
+
 # -- rm ----------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from processkit import bells, ends, eventually, run_python
 from sandbox import needs_linux
 from storekit import put
 
-from asgi_ipc import attached, cli, machine
+from asgi_ipc import attached, cli, codec, core, machine
 from asgi_ipc._shm import segment
 from asgi_ipc.commands import act, jsonform
 
@@ -48,6 +48,16 @@ def test_numbers_that_json_lacks():
     assert math.isnan(parsed["c"])
 
 
+def test_extension_types_are_shown():
+    shown = jsonform.shown({"a": codec.msgpack.ExtType(5, b"hello")})
+    assert shown == {"a": {"__ext__": [5, "aGVsbG8="]}}
+
+
+@pytest.mark.skipif(not hasattr(codec.msgpack, "Timestamp"), reason="msgpack before 1.0")
+def test_so_are_timestamps():
+    assert jsonform.shown({"a": codec.msgpack.Timestamp(1)}) == {"a": {"__ext__": [-1, "AAAAAQ=="]}}
+
+
 @pytest.mark.parametrize(
     "text, said",
     [
@@ -58,6 +68,7 @@ def test_numbers_that_json_lacks():
         ('{"__bytes__": "AP8="}', "a message is a JSON object"),
         ('{"a": {"__bytes__": "A"}}', "__bytes__"),
         ('{"a": {"__bytes__": 5}}', "__bytes__"),
+        ('{"a": {"__bytes__": "AP*8="}}', "is not base64"),
         ('{"a": {"__bytes__": "gr\u00fc"}}', "__bytes__"),
         ('{"a": {"__float__": "one"}}', "__float__"),
         ('{"a": {"__items__": [1]}}', "__items__"),
@@ -301,6 +312,14 @@ def test_rm_refuses_while_processes_are_attached(shell, layer, prefix):
 
 
 @needs_linux
+def test_rm_names_those_that_it_sees_and_counts_the_others(shell, layer, prefix, monkeypatch):
+    found = attached.Attached([attached.Process(7, "web", stopped=False)], 0, 2, known=True)
+    monkeypatch.setattr(attached, "attached", lambda _: found)
+    said = shell.refused("rm", prefix)
+    assert "7 (web) and 2 receivers that cannot be seen from here" in said
+
+
+@needs_linux
 def test_rm_refuses_for_receivers_that_it_cannot_see(
     shell, layer, prefix, monkeypatch, tmp_path
 ):
@@ -327,6 +346,25 @@ def test_a_site_goes_on_after_a_forced_removal(shell, prefix, make_layer):
         errors = process.stderr.read()
     assert errors.startswith("asgi-ipc receive: the shared memory of prefix")
     assert errors.count("\n") == 1
+
+
+def test_who_only_receives_makes_both_halves_anew(shell, prefix, make_layer, monkeypatch):
+    """Woken by the removal, as early as can be: nothing that it makes is removed after it."""
+    layer = make_layer()
+    ring = core.doorbell.sweep
+
+    def ring_and_be_woken(name):
+        removed = ring(name)
+        layer._stores.messages._next_look = 0
+        layer.receive(["jobs"])
+        return removed
+
+    monkeypatch.setattr(core.doorbell, "sweep", ring_and_be_woken)
+    status, _, _ = shell("rm", prefix, "--force")
+    assert status == 0
+    assert machine.Place(prefix).sound
+    layer.group_add("news", "jobs")
+    assert shell.json("groups", prefix) == [{"group": "news", "members": 1}]
 
 
 def test_rm_of_another_user_is_a_sentence(shell, layer, prefix, monkeypatch):

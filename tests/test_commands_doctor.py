@@ -346,6 +346,42 @@ def test_pid_namespaces(number, levels, monkeypatch):
     assert [one.level for one in machine_checks._processes()] == levels
 
 
+@pytest.mark.parametrize(
+    "system, level, said", [("Darwin", "note", "does not show"), ("Linux", "error", "no /dev/shm")]
+)
+def test_no_shared_memory_to_be_seen(system, level, said, monkeypatch):
+    monkeypatch.setattr(machine_checks, "SHM_FOLDER", None)
+    monkeypatch.setattr(machine_checks.platform, "system", lambda: system)
+    found = only(of("shared memory"))
+    assert (found.level, said in found.text) == (level, True)
+    assert of("space") == of("processes") == of("semaphores") == []
+
+
+def test_a_folder_that_cannot_be_written_to(monkeypatch):
+    monkeypatch.setattr(machine_checks.os, "access", lambda *_: False)
+    found = only(machine_checks._folder())
+    assert (found.level, found.remedy) == ("error", "chmod 1777 /dev/shm")
+
+
+def test_settings_of_logind_in_a_folder(monkeypatch, tmp_path):
+    (tmp_path / "50-site.conf").write_bytes(b"[Login]\nRemoveIPC=no\n")
+    monkeypatch.setattr(machine_checks, "LOGIND", (str(tmp_path / "none"), str(tmp_path)))
+    assert not machine_checks._logind_removes()
+
+
+def test_one_who_holds_the_lock_for_long_is_a_note(make_layer, prefix, monkeypatch):
+    make_layer()
+    child = child_inside(make_layer)
+    monkeypatch.setattr(
+        prefix_checks.attached, "process",
+        lambda pid: prefix_checks.attached.Process(pid, "busy", stopped=False),
+    )  # fmt: skip
+    level, text, _ = about(prefix)[0]
+    assert level == "note"
+    assert "process {0} held the lock of /{1}-messages twice".format(child.pid, prefix) in text
+    child.goes_on()
+
+
 # -- the command -------------------------------------------------------------------------------
 
 

@@ -160,6 +160,12 @@ def test_a_stopped_holder_is_named(shell, make_layer, prefix, monkeypatch):
     assert shell.json("stat", prefix)["messages"]["holder"] == 0
 
 
+def test_stat_where_the_system_shows_no_files(shell, site, prefix, monkeypatch):
+    monkeypatch.setattr(machine, "SHM_FOLDER", None)
+    assert shell.json("stat", prefix)["messages"]["holder"] is None
+    assert shell.fine("stat", prefix).count("it cannot be seen who holds it") == 2
+
+
 # -- channels and groups -----------------------------------------------------------------------
 
 
@@ -348,6 +354,20 @@ def test_closed_output_is_one_sentence(site, prefix):
     os.close(writer)
     assert status == 1
     assert errors == "asgi-ipc stat: nobody reads the output any more\n"
+
+
+def test_what_the_layer_logs_is_a_sentence_of_the_command(site, prefix):
+    site.send("hurt", {"text": "here it is"})
+    path = os.path.join(SHM_FOLDER, prefix + "-messages")
+    with open(path, "r+b") as segment:
+        place = segment.read().index(b"here it is")
+        segment.seek(place)
+        segment.write(b"HERE")
+    status, _, errors = call("receive", prefix, "hurt")
+    assert status == 3
+    assert errors.startswith("asgi-ipc receive: ")
+    assert "damaged" in errors
+    assert all(line.startswith("asgi-ipc receive: ") for line in errors.splitlines())
 
 
 def test_an_interruption_is_a_status(shell, site, prefix, monkeypatch):

@@ -266,8 +266,8 @@ def test_the_screen_ends_by_itself_and_fits(make_layer, prefix):
     with Terminal(prefix, "--count", "2", "--interval", "0.05", "--sort", "name") as terminal:
         status, text = terminal.end()
     assert status == 0
-    assert "channel.05" in text
-    assert "channel.59" not in text
+    assert "channel.15" in text
+    assert "channel.16" not in text
 
 
 @needs_rich

@@ -1,5 +1,7 @@
 """What there is on a machine, read from files and headers: nothing is attached, made or changed."""
+import gc
 import os
+import signal
 
 import pytest
 from commandkit import attached_process, listen, started
@@ -114,6 +116,74 @@ def test_a_link_is_not_followed(layer, prefix, tmp_path):
     os.unlink(path_of(prefix, "groups"))
     os.symlink(str(target), path_of(prefix, "groups"))
     assert states(prefix) == [machine.OURS, machine.FOREIGN]
+
+
+# -- where the system shows no files -----------------------------------------------------------
+
+
+def test_segments_that_are_no_files(layer, prefix, monkeypatch):
+    monkeypatch.setattr(machine, "SHM_FOLDER", None)
+    assert machine.prefixes() is None
+    place = machine.Place(prefix)
+    assert place.sound
+    assert [half.state for half in place.halves] == [machine.OURS] * 2
+    assert place.size == SIZES["message_memory"] + SIZES["group_memory"]
+    assert [attached.holder_of(half) for half in place.halves] == [None, None]
+    assert access.usable(prefix).prefix == prefix
+
+
+def test_what_is_missing_where_there_are_no_files(layer, prefix, monkeypatch):
+    monkeypatch.setattr(machine, "SHM_FOLDER", None)
+    os.unlink(path_of(prefix, "messages", "sem."))
+    os.unlink(path_of(prefix, "groups"))
+    place = machine.Place(prefix)
+    assert [half.state for half in place.halves] == [machine.OURS, machine.ABSENT]
+    assert [half.semaphore for half in place.halves] == [None, True]
+    assert place.mode == 0o600
+    assert not machine.Place(prefix + "x").there
+    fill(prefix, "groups", b"")
+    assert machine.Place(prefix).groups.state == machine.UNMADE
+
+
+# -- looking, and being told to stop -----------------------------------------------------------
+
+
+class Census(object):
+    """One that is asked to stop in its second step."""
+
+    def __init__(self):
+        self.steps, self.collects = 0, []
+
+    def step(self):
+        self.steps += 1
+        self.collects.append(gc.isenabled())
+        if self.steps == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            # Here still, for a step is not to be ended inside a lock.
+            self.steps = 10
+        return self.steps < 100
+
+
+def test_a_census_ends_between_two_steps():
+    census = Census()
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        access.complete(census)
+    assert census.steps == 10
+    assert census.collects == [False, False]
+    assert gc.isenabled()
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_census_that_nobody_stops_is_complete():
+    class Three(object):
+        left = 3
+
+        def step(self):
+            self.left -= 1
+            return self.left > 0
+
+    assert access.complete(Three()).left == 0
 
 
 # -- who is attached ---------------------------------------------------------------------------

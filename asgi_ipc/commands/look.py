@@ -168,7 +168,6 @@ def figures_of(prefix, top):
     figures["receivers"] = [dict(one._asdict()) for one in receivers]
     for half, holder in zip(place.halves, holders):
         figures[half.kind]["holder"] = holder
-        figures[half.kind]["holder_stopped"] = bool(holder) and attached.process(holder).stopped
     return figures
 
 
@@ -246,9 +245,7 @@ def _lock_rows(part):
     elif not holder:
         held = "free"
     else:
-        held = "held by process {0}{1}".format(
-            holder, ", which is stopped" if part["holder_stopped"] else ""
-        )
+        held = "held by process {0}".format(holder)
     waits = "waited for {0}, {1} in all".format(
         output.count(part["lock_waits"], "time"), output.seconds(part["lock_waited"])
     )

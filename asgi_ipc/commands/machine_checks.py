@@ -39,6 +39,11 @@ MOUNTS = "/proc/self/mounts"
 LOGIND = ("/etc/systemd/logind.conf", "/etc/systemd/logind.conf.d")
 SYSTEMD = "/run/systemd/system"
 
+ENLARGE = (
+    "enlarge it (Docker: --shm-size=256m or shm_size; Kubernetes: an emptyDir with medium Memory; "
+    "else mount -o remount,size=256m /dev/shm), or lower message_memory and group_memory"
+)
+
 _NAMELESS = re.compile(r"sem\.[A-Za-z0-9]{6}\Z")
 
 
@@ -190,33 +195,26 @@ def _shared_memory(places):
                 "mount -t tmpfs -o mode=1777 tmpfs /dev/shm",
             )
         ]
-    found = _mount() + _folder()
+    return _mount() + _folder() + _space(places)
+
+
+def _space(places):
+    """Bytes and files that are left, against what may be wanted."""
     status = os.statvfs(SHM_FOLDER)
     total, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
     wanted = sum(max(place.size - place.memory, 0) for place in places)
-    space = "{0} has {1}, of which {2} are free".format(
+    has = "{0} has {1}, of which {2} are free; ".format(
         SHM_FOLDER, output.size(total), output.size(free)
     )
-    enlarge = (
-        "enlarge it (Docker: --shm-size=256m or shm_size; Kubernetes: an emptyDir with medium "
-        "Memory; else mount -o remount,size=256m {0}), or lower message_memory and "
-        "group_memory".format(SHM_FOLDER)
-    )
+    may_take = "the prefixes on this machine may still take {0}".format(output.size(wanted))
     if wanted > free:
-        text = "{0}; the prefixes on this machine may still take {1}".format(
-            space, output.size(wanted)
-        )
-        found.append(warning("space", text + ", and sends fail where there is none", enlarge))
+        text = has + may_take + ", and sends fail where there is none"
+        found = [warning("space", text, ENLARGE)]
     elif total < DEFAULT_MEMORY:
-        text = "{0}; with the default options one prefix may take {1}".format(
-            space, output.size(DEFAULT_MEMORY)
-        )
-        found.append(warning("space", text, enlarge))
+        text = "with the default options one prefix may take {0}"
+        found = [warning("space", has + text.format(output.size(DEFAULT_MEMORY)), ENLARGE)]
     else:
-        text = "{0}; the prefixes on this machine may still take {1}".format(
-            space, output.size(wanted)
-        )
-        found.append(fine("space", text))
+        found = [fine("space", has + may_take)]
     if status.f_files > 0 and status.f_favail < FEW_INODES:
         text = "{0} has room for only {1} more files; each receiver that waits needs one"
         found.append(

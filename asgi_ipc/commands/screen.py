@@ -7,7 +7,7 @@ from rich.text import Text
 
 from asgi_ipc.commands import output, top
 
-_FRAME = 11
+_FRAME = 8
 """Lines of the screen that are not channels."""
 
 _HINT = "w waiting  o oldest  s sent  r refused  n name  q quit"
