@@ -47,12 +47,20 @@ BLOCKS = [
     Listed("docs/design.rst", r"posted ---\+", DRAWING + " of the inbox"),
 ]
 
+PIP = r"^python3 -m pip install [^&|;]+"
+TOX = r" && python3 -m tox( -e bench)?$"
+CHAT = PIP + " && python3 examples/chat/run.py$"
+
 COMMANDS = [
-    Listed("README.rst", r"examples/chat/run.py", "it installs packages; tests/chat runs the chat"),
+    Listed("README.rst", CHAT, "it installs packages; tests/chat runs the chat"),
     Listed("README.rst", r"^python3 -m asgi_ipc rm readme$", OF_README),
-    Listed(r"README.rst|docs/.*", r"-m tox( |$)", "runs all tests, these among them"),
-    Listed("docs/performance.rst", r"-m benchmarks$", "tests/test_benchmarks.py runs parts of it"),
-    Listed(r"docs/.*", r"^python3 -m pip install", "it installs packages, as tox has done here"),
+    Listed(r"README.rst|docs/.*", PIP + TOX, "runs all tests, these among them"),
+    Listed(
+        "docs/performance.rst",
+        PIP + r" && python3 -m benchmarks$",
+        "tests/test_benchmarks.py runs parts of it",
+    ),
+    Listed(r"docs/.*", PIP + "$", "it installs packages, as tox has done here"),
     Listed(TUTORIAL, r"^python3 -m venv ", "tox has made an environment"),
     Listed(TUTORIAL, r"^\. chat-venv/", "tox has made an environment"),
     Listed("docs/commands.rst", r"^eval .*argcomplete", "it sets a shell up, by argcomplete"),

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 from checks import CHECKS, unit_name
-from docblocks import blocks, commands_of, pages
+from docblocks import PROMPT, blocks, commands_of, pages
 from listed import (
     BLOCKS,
     COMMANDS,
@@ -150,8 +150,11 @@ def names_in(text):
 # -- nothing is left out, and nothing is listed in vain ------------------------------------
 
 
-def test_no_block_of_commands_is_without_one():
-    assert [block.name for block in WITH_COMMANDS if not commands_of(block)] == []
+def test_a_console_begins_with_a_prompt():
+    """So that what is copied from the page is commands, and the rest is what they print."""
+    consoles = [block for block in WITH_COMMANDS if block.language == "console"]
+    assert consoles
+    assert [block.name for block in consoles if not block.text.startswith(PROMPT)] == []
 
 
 @pytest.mark.parametrize("entry", BLOCKS, ids=lambda entry: entry.pattern)

@@ -108,6 +108,25 @@ def test_a_command_in_the_text_exists(page, text):
     skip_without(options, re.findall(r"--[\w-]+", text), f"{page}: {text}")
 
 
+def environments_shown():
+    """``tox -e NAME`` in the pages."""
+    found = set()
+    for page in pages():
+        with open(os.path.join(PROJECT, page), encoding="utf-8") as stream:
+            for names in re.findall(r"\btox -e ([\w,-]+)", stream.read()):
+                found.update((page, name) for name in names.split(","))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("page, name", environments_shown())
+def test_an_environment_of_tox_exists(page, name):
+    with open(os.path.join(PROJECT, "tox.ini"), encoding="utf-8") as stream:
+        text = stream.read()
+    listed = re.search(r"^env_list =\n((?:    .*\n)+)", text, re.MULTILINE).group(1)
+    sections = re.findall(r"^\[testenv:([\w-]+)\]$", text, re.MULTILINE)
+    assert name in re.findall(r"[\w-]+", listed) + sections
+
+
 def extras_shown():
     """What the pages install with the package: ``asgi_ipc[channels]``."""
     found = set()

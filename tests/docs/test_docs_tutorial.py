@@ -7,6 +7,7 @@ import socket
 import subprocess
 import urllib.request
 
+import psutil
 import pytest
 from docblocks import blocks_of, commands_of
 from listed import TUTORIAL, reason_for_command
@@ -54,39 +55,33 @@ class Shell:
                 start_new_session=True,
             )
         self._count = 0
-        self.pids = []
         self.run("set -m")
 
     def run(self, command):
         """Give a command; return what it prints, once it has ended well."""
         self._count += 1
         before = len(self.output())
-        end = re.compile(rf"^end {self._count} (\d+) ?(\d*)$", re.MULTILINE)
+        end = re.compile(rf"^end {self._count} (\d+)$", re.MULTILINE)
         # "jobs" is what a prompt does: it takes note of jobs that have ended.
-        self.process.stdin.write(
-            f"{command}\necho end {self._count} $? $!; jobs > /dev/null 2>&1\n"
-        )
+        self.process.stdin.write(f"{command}\necho end {self._count} $?; jobs > /dev/null 2>&1\n")
         self.process.stdin.flush()
         found = wait_until(lambda: end.search(self.output(), before))
         assert found, f"{command} did not end: {self.output()[before:]}"
         output = self.output()[before:found.start()]
         assert found.group(1) == "0", f"{command}: {output}"
-        if command.endswith("&"):
-            self.pids.append(int(found.group(2)))
         return output
 
     def output(self):
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def end(self):
-        """End the shell and its jobs, each of which leads a process group."""
-        for pid in self.pids:
-            self.process.stdin.write(f"kill -9 {pid} 2> /dev/null\n")
+        """End the shell and its jobs, which are in process groups of their own."""
+        jobs = psutil.Process(self.process.pid).children(recursive=True)
+        kill_group(self.process)
         self.process.stdin.close()
-        try:
-            self.process.wait(PATIENCE)
-        finally:
-            kill_group(self.process)
+        for job in jobs:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                job.kill()
 
 
 class Page:
