@@ -58,9 +58,11 @@ TESTS = [
     "asgiref==1.1.2",
     "hypothesis",
     'mock<4; python_version < "3"',
+    "prometheus_client>=0.4",
     "psutil",
     "pytest>=4.6.11",
     "pytest-timeout",
+    "pytest-xdist",
 ]
 
 setup(
@@ -93,6 +95,7 @@ setup(
         "cli": CLI,
         "channels1": CHANNELS1,
         "example": EXAMPLE,
+        "prometheus": ["prometheus_client>=0.4"],
         "twisted": ["Twisted>=17.1"],
         "tests": TESTS,
         "dev": TESTS + ['tox==4.5.1.1; python_version >= "3.7"'],

@@ -285,8 +285,8 @@ class IPCChannelLayer(object):
         ``lock_waits`` and ``lock_waited``, how often somebody had to wait for the lock, and the
         seconds of all of them. Of messages: ``sent`` and ``refused`` since the segment began,
         ``sent_per_second`` and ``refused_per_second`` over the last seconds, ``waiting``,
-        ``oldest`` (seconds), ``stored`` (bytes), ``channels``, ``receivers`` (that wait now),
-        ``moved`` and ``damaged`` records. Of groups: ``groups`` and ``members``.
+        ``oldest`` (seconds), ``stored`` (bytes), ``channels``, ``receivers`` (that wait or just
+        did), ``moved`` and ``damaged`` records. Of groups: ``groups`` and ``members``.
 
         A channel is a dict of ``channel``, ``waiting``, ``oldest``, ``sent``,
         ``sent_per_second``, ``refused``, ``refused_per_second`` and ``receivers``; a group one of

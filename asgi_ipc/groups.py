@@ -9,6 +9,7 @@ Who sends to groups keeps a ``Snapshot``, and asks ``current`` without the lock:
 tell whether anything changed.
 
 """
+import logging
 import warnings
 
 from asgi_ipc import group_check
@@ -155,7 +156,7 @@ class GroupStore(Guarded):
         """End all memberships, at once. Cost: all cells ever used."""
         lost = self._run(self._inside.flush)
         if lost:
-            self._trouble.append(DROPPED.format(lost))
+            self._trouble.append((logging.ERROR, DROPPED.format(lost)))
             self._afterwards()
 
     def check(self):
@@ -180,7 +181,7 @@ class GroupStore(Guarded):
     def _rebuild(self):
         lost = self._inside.cells.rebuild()
         if lost:
-            self._trouble.append(DROPPED.format(lost))
+            self._trouble.append((logging.ERROR, DROPPED.format(lost)))
 
     def _learn(self, name):
         """Return and remember (name in UTF-8 and a NUL, hash)."""

@@ -8,7 +8,8 @@ release. What goes wrong inside (an exception of a signal handler, damage) leave
 set, and so a rebuild to whoever comes next. After damage that is this very caller, who tries
 once more; damage that the rebuild did not mend is a ``SegmentError``.
 
-Nothing is logged before the lock is free: a handler may take its time, or use the layer.
+Nothing is logged before the lock is free: a handler may take its time, or use the layer. What is to
+be logged is put into ``_trouble``, with its level.
 """
 import logging
 import struct
@@ -25,6 +26,12 @@ PIECE = 64
 
 HEADER_WORDS = 64
 """Words with which every header's numbers end."""
+
+RECOVERED = (
+    "a process died or was interrupted while it held the lock; what it was doing is wholly done or "
+    "not done at all, and nothing is lost"
+)
+"""What is logged after such a rebuild."""
 
 logger = logging.getLogger("asgi_ipc")
 
@@ -86,6 +93,13 @@ class Guarded(object):
     def _rebuild(self):
         raise NotImplementedError
 
+    def _recover(self):
+        """The last holder did not leave properly: rebuild, and have that told."""
+        self._rebuild()
+        if not self._trouble:
+            # What is in there, damage that the last holder met, tells more.
+            self._trouble.append((logging.INFO, RECOVERED))
+
     def _run(self, work, *arguments):
         """Do ``work`` in a critical section of its own, and what is to be done after it."""
         result = self._locked(work, *arguments)
@@ -98,7 +112,7 @@ class Guarded(object):
         while True:
             try:
                 if lock.acquire():
-                    self._rebuild()
+                    self._recover()
                 result = work(*arguments)
                 lock.release()
                 return result
@@ -112,9 +126,10 @@ class Guarded(object):
         """Do what waits for the lock to be free: tell what was found."""
         while self._trouble:
             try:
-                logger.error("%s: %s", self._segment.name, self._trouble.popleft())
+                level, text = self._trouble.popleft()
             except IndexError:
                 return
+            logger.log(level, "%s: %s", self._segment.name, text)
 
     def _mend(self, error, again):
         """Whether to try once more: ``error`` is damage, and this was the first try.
@@ -129,7 +144,9 @@ class Guarded(object):
                 "{0} is damaged beyond what can be rebuilt ({1!r}). Stop the processes that use "
                 "it, and remove it with `asgi-ipc rm {2}`.".format(name, error, prefix_of(name))
             )
-        self._trouble.append("it was damaged ({0}), and has been rebuilt".format(error))
+        self._trouble.append(
+            (logging.ERROR, "it was damaged ({0}), and has been rebuilt".format(error))
+        )
         return True
 
 

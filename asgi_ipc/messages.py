@@ -87,7 +87,7 @@ class MessageStore(Senders, Figures):
         found = None
         try:
             if lock.acquire():
-                self._rebuild()
+                self._recover()
             for queue in queues:
                 hint = self._hints.get(queue)
                 if hint is None or words[hint[0] + HASH] != hint[1]:
@@ -168,7 +168,7 @@ class MessageStore(Senders, Figures):
         batch = []
         try:
             if lock.acquire():
-                self._rebuild()
+                self._recover()
             hint = self._directory.find(queue)
             while hint is not None and len(batch) < limit:
                 entry = hint[0]

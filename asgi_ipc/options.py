@@ -68,7 +68,7 @@ class Options(object):
         block_timeout,
         lock_timeout,
     ):
-        self.prefix = _prefix(prefix)
+        self.prefix = checked_prefix(prefix)
         self.lifetime = _nanoseconds("expiry", expiry)
         self.group_lifetime = _nanoseconds("group_expiry", group_expiry)
         self.capacity = _count("capacity", capacity, 1, "messages in a channel")
@@ -88,7 +88,11 @@ class Options(object):
         self.lock_timeout = _seconds("lock_timeout", lock_timeout)
 
 
-def _prefix(prefix):
+def checked_prefix(prefix):
+    """The prefix, as str.
+
+    :raises ValueError: it cannot be one; says what can.
+    """
     allowed = "a non-empty name of at most {0} ASCII characters, without slash".format(
         LONGEST_PREFIX
     )

@@ -3,6 +3,7 @@
 Knows which parts there are, where each lies, and in which order they are derived anew; does not
 know what is done with them (``sending``, ``waiting``, ``messages``).
 """
+import logging
 import warnings
 from collections import deque
 
@@ -133,7 +134,9 @@ class MessageSegment(Guarded):
         words[SEQUENCE] = max(words[SEQUENCE], highest)
         if dropped:
             words[DAMAGED] += dropped
-            self._trouble.append("{0} records were damaged and have been dropped".format(dropped))
+            self._trouble.append(
+                (logging.ERROR, "{0} records were damaged and have been dropped".format(dropped))
+            )
         for bell, number in self._waiters.all_bells():
             # Their nodes are gone; let them hang themselves up again at once.
             self._to_ring.append((0, bell, number))

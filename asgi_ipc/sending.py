@@ -89,7 +89,7 @@ class Senders(Receivers):
         refused = place = 0
         try:
             if lock.acquire():
-                self._rebuild()
+                self._recover()
             hint = self._hints.get(queue)
             if hint is None or words[hint[0] + HASH] != hint[1]:
                 hint = self._directory.obtain(queue, now)
@@ -143,7 +143,7 @@ class Senders(Receivers):
                         self._log.sweep(now)
                 else:
                     refused = refused or NO_MEMORY
-                    self._count_full(entry)
+                    self._count_full(entry, now)
             lock.release()
         except BaseException as error:
             lock.abandon()
@@ -180,7 +180,7 @@ class Senders(Receivers):
         left, dropped = list(targets), []
         try:
             if lock.acquire():
-                self._rebuild()
+                self._recover()
             ready = self._choose(left, dropped, now)
             while ready:
                 self._send_some(ready, left, dropped, payload, now, lifetime)
@@ -212,7 +212,7 @@ class Senders(Receivers):
                 words[HEADER_RATES + FULL] += 1
             elif words[hint[0] + COUNT] >= capacity and self._full(hint[0], capacity, now):
                 dropped.append((queue, AT_CAPACITY))
-                self._count_full(hint[0])
+                self._count_full(hint[0], now)
             else:
                 ready.append((hint, queue, names))
                 fit.append(target)
@@ -236,7 +236,7 @@ class Senders(Receivers):
             needs = needs[: len(needs) // 2]
             if not needs:
                 dropped.append((ready[0][1], NO_MEMORY))
-                self._count_full(ready[0][0][0])
+                self._count_full(ready[0][0][0], now)
                 del ready[0], left[0]
                 return
         seq = words[SEQUENCE]
@@ -273,9 +273,13 @@ class Senders(Receivers):
             raise Damage(WRONG_COUNT)
         return AT_CAPACITY
 
-    def _count_full(self, entry):
-        self._words[entry + RATES + FULL] += 1
-        self._words[HEADER_RATES + FULL] += 1
+    def _count_full(self, entry, now):
+        words = self._words
+        # A full channel has no sends that would begin a new window.
+        if now >= words[entry + RATES + C_START] + SECOND:
+            self._roll(entry, now, counted=0)
+        words[entry + RATES + FULL] += 1
+        words[HEADER_RATES + FULL] += 1
 
     def _room(self, need, now):
         """Where ``need`` words fit, or 0 after everything has been tried."""
@@ -295,10 +299,10 @@ class Senders(Receivers):
                 dropped = self._log.drop_expired(entry, now) or dropped
         return dropped
 
-    def _roll(self, entry, now):
-        statistics.roll(self._words, entry + RATES, now)
+    def _roll(self, entry, now, counted=1):
+        statistics.roll(self._words, entry + RATES, now, counted)
         if now >= self._words[HEADER_RATES + C_START] + SECOND:
-            statistics.roll(self._words, HEADER_RATES, now)
+            statistics.roll(self._words, HEADER_RATES, now, counted)
 
     def _why_full(self, refused, queue, capacity, need):
         if refused == AT_CAPACITY:

@@ -3,9 +3,9 @@
 Knows counters and how rates come from them; changes nothing but the rate windows.
 
 Rates: each block of counters (see ``layout``) remembers the counts at the beginning of the
-current second of activity and of the one before. A send rolls the window once a second at
-most, so sending costs one comparison for it. What lies between the window's beginning and
-its roll was sent within a second of it.
+current second of activity and of the one before. A send, or one that is refused, rolls the window
+once a second at most, so sending costs one comparison for it. What lies between the window's
+beginning and its roll was sent within a second of it.
 """
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc._shm.slots import STATE

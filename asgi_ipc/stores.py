@@ -4,6 +4,7 @@ Shared by both faces. Knows that a group send is a plan over message queues, tha
 which expired unread ends memberships, and that a segment may be removed under us. Does not
 know msgpack, nor how either face waits.
 """
+import logging
 import threading
 import warnings
 
@@ -14,6 +15,8 @@ from asgi_ipc.errors import GroupsFull, LockTimeout
 from asgi_ipc.groups import GroupStore
 from asgi_ipc.messages import MessageStore
 from asgi_ipc.parts import segment_name
+
+logger = logging.getLogger("asgi_ipc")
 
 PLANS_KEPT = 1000
 """Groups whose members one process remembers."""
@@ -46,6 +49,7 @@ class Stores(object):
         self._closed = False
         self._next_look = 0
         self._open()
+        self._tell()
         forks.watch(self)
 
     def _open(self):
@@ -63,6 +67,14 @@ class Stores(object):
         messages.succeed = self._succeed
         self.messages = messages
         self._plans = {}
+
+    def _tell(self):
+        logger.debug(
+            "attached to prefix %r: %d bytes for messages, %d for groups",
+            self._options.prefix,
+            self.messages.size,
+            self.groups.size,
+        )
 
     def group_add(self, group, channel, expires):
         """Begin or renew a membership.
@@ -181,6 +193,7 @@ class Stores(object):
             self._open()
             messages.close()
             groups.close()
+        self._tell()
 
     def _succeed(self):
         """The message store in place of one that was removed."""

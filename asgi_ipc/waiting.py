@@ -25,6 +25,10 @@ from asgi_ipc.waiters import LOOK_AGAIN, Waiter
 POLL = 0.05
 """Seconds between looks of a receiver for which there is no doorbell."""
 
+NO_PLACE = "no room for one more waiting receiver: it polls; raise message_memory"
+INTERVAL = 10 * SECOND
+"""Nanoseconds between two log entries that say so: who polls finds it many times a second."""
+
 logger = logging.getLogger("asgi_ipc")
 
 
@@ -39,6 +43,7 @@ class Receivers(MessageSegment):
         self._ringer = Ringer(self.name)
         self._spin = Spin()
         self._more = False
+        self._silent_until = 0
         forks.watch(self)
 
     def borrow_waiter(self):
@@ -190,10 +195,9 @@ class Receivers(MessageSegment):
         for queue in queues:
             hint = self._directory.obtain(queue, now)
             if hint is None or not waiters.hang(waiter, hint[0]):
-                logger.warning(
-                    "no room for one more waiting receiver in %s: it polls; raise message_memory",
-                    self.name,
-                )
+                if now >= self._silent_until:
+                    self._silent_until = now + INTERVAL
+                    self._trouble.append((logging.WARNING, NO_PLACE))
                 return
 
     def _dismiss(self, waiter, now):

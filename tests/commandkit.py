@@ -17,12 +17,19 @@ def start(*arguments, **options):
     """Start the command in a process of its own, whose output is read as text."""
     options.setdefault("stdout", subprocess.PIPE)
     options.setdefault("stderr", subprocess.PIPE)
+    options.setdefault("preexec_fn", _heed_signals)
     return subprocess.Popen(
         [sys.executable, "-m", "asgi_ipc"] + list(arguments),
         universal_newlines=True,
         env=options.pop("env", ENVIRONMENT),
         **options
     )
+
+
+def _heed_signals():
+    # Whoever runs the tests in the background may have had these ignored.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def call(*arguments, **options):

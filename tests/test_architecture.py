@@ -34,24 +34,30 @@ STORE = [
 
 ABOVE_STORE = {
     "core", "aio", "copies", "process", "inbox", "loops", "watch", "gate", "cli", "stores",
-    "reactor", "options", "drops", "overview", "__main__", "access", "attached", "machine",
-    "commands",
+    "reactor", "options", "drops", "overview", "__main__", "existing", "prometheus", "testing",
+    "fixtures", "apps", "checks", "access", "attached", "machine", "commands",
 }  # fmt: skip
 OUTSIDE = {"posix_ipc", "msgpack", "six"}
 LIBRARY = {
     "__future__", "abc", "argparse", "array", "asyncio", "atexit", "base64", "binascii",
-    "collections", "contextlib", "contextvars", "copy", "ctypes", "datetime", "errno", "fcntl",
-    "fnmatch", "functools", "gc", "getopt", "grp", "hashlib", "heapq", "hmac", "importlib",
-    "inspect", "io", "itertools", "json", "logging", "math", "mmap", "operator", "optparse", "os",
-    "pkgutil", "platform", "pwd", "random", "re", "resource", "select", "selectors", "shutil",
-    "signal", "stat", "string", "struct", "subprocess", "sys", "tempfile", "termios", "textwrap",
-    "threading", "time", "traceback", "tty", "typing", "uuid", "warnings", "weakref", "zlib",
+    "collections", "concurrent", "contextlib", "contextvars", "copy", "ctypes", "datetime",
+    "errno", "fcntl", "fnmatch", "functools", "gc", "getopt", "grp", "hashlib", "heapq", "hmac",
+    "importlib", "inspect", "io", "itertools", "json", "logging", "math", "mmap", "operator",
+    "optparse", "os", "pkgutil", "platform", "pwd", "random", "re", "resource", "select",
+    "selectors", "shutil", "signal", "stat", "string", "struct", "subprocess", "sys", "tempfile",
+    "termios", "textwrap", "threading", "time", "traceback", "tty", "typing", "uuid", "warnings",
+    "weakref", "zlib",
 }  # fmt: skip
 OPTIONAL = {
     "reactor": {"twisted"},
     "aio": {"channels"},
+    "apps": {"django"},
+    "checks": {"channels", "django"},
     "cli": {"argcomplete"},
     "commands.screen": {"rich"},
+    "fixtures": {"pytest"},
+    "prometheus": {"prometheus_client"},
+    "testing": {"channels", "django"},
 }
 """What a module may import beyond: inside of a function, or because who imports it has that."""
 
@@ -164,8 +170,9 @@ def test_nothing_knows_the_command_line(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_nobody_else_knows_channels(module):
-    if module != "aio":
+    if module not in ("aio", "checks", "testing"):
         assert "channels" not in {name.split(".")[0] for name in imports(module)}
+    if module not in ("aio", "fixtures"):
         assert "aio" not in {name.split(".")[0] for name in own(module)}
 
 
@@ -173,6 +180,41 @@ def test_nobody_else_knows_channels(module):
 def test_one_module_has_asynchronous_syntax(module):
     kinds = {type(node).__name__ for node in ast.walk(parsed(module))}
     assert bool(kinds & {"AsyncFunctionDef", "Await"}) == (module == "aio")
+
+
+def may_print(module):
+    """The command line: who else has something to say, says it to the log."""
+    return module == "demo" or is_command_line(module)
+
+
+def prints(module):
+    """The lines of a module that write to the standard streams."""
+    return [
+        node.lineno
+        for node in ast.walk(parsed(module))
+        if (isinstance(node, ast.Name) and node.id in ("print", "stdout", "stderr"))
+        or (isinstance(node, ast.Attribute) and node.attr in ("stdout", "stderr", "__stderr__"))
+        or type(node).__name__ == "Print"
+    ]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not may_print(name)])
+def test_nothing_is_printed_but_by_commands(module):
+    assert prints(module) == []
+
+
+def test_the_commands_are_seen_to_print():
+    assert prints("cli")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_there_is_one_logger(module):
+    names = [
+        node.args[0]
+        for node in ast.walk(parsed(module))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "getLogger"
+    ]
+    assert {ast.literal_eval(name) for name in names} <= {"asgi_ipc"}
 
 
 def test_errors_know_nothing():
@@ -196,12 +238,13 @@ def test_nothing_is_pickled(module):
     assert not roots & {"pickle", "cPickle", "marshal", "shelve"}
 
 
-def test_what_an_import_loads():
+@pytest.mark.parametrize("module", ["asgi_ipc", "asgi_ipc.testing"])
+def test_what_an_import_loads(module):
     """Importing is cheap: nothing that only some need, and nothing of the frameworks."""
-    unwanted = {"twisted", "asgiref", "channels", "django", "asyncio", "pkg_resources"}
+    unwanted = {"twisted", "asgiref", "channels", "django", "asyncio", "pkg_resources", "pytest"}
     if sys.version_info >= (3, 7):
         unwanted.add("ctypes")
-    script = "import asgi_ipc, sys; print('\\n'.join(sys.modules))"
+    script = "import {0}, sys; print('\\n'.join(sys.modules))".format(module)
     environment = dict(os.environ, PYTHONPATH=os.path.dirname(FOLDER))
     loaded = subprocess.check_output([sys.executable, "-c", script], env=environment)
     found = {name.split(".")[0] for name in loaded.decode().split()}

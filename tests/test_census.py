@@ -10,7 +10,7 @@ from asgi_ipc import guarded
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc.census import GroupCensus, MessageCensus
 from asgi_ipc.core import IPCChannelLayer
-from asgi_ipc.errors import LockTimeout
+from asgi_ipc.errors import ChannelFull, LockTimeout
 from asgi_ipc.groups import GroupStore
 from asgi_ipc.layout import CHECKED_BYTES, FIRST, RECORD_BYTES
 
@@ -99,11 +99,24 @@ def test_a_channel_that_was_read(store, clock):
 def test_what_was_refused(store):
     send(store, u"a", capacity=1)
     for _ in range(3):
-        with pytest.raises(Exception, match="its capacity"):
+        with pytest.raises(ChannelFull):
             send(store, u"a", capacity=1)
     a = channels_of(store)[u"a"]
     assert (a.waiting, a.refused) == (1, 3)
     assert a.refused_per_second == 3
+
+
+def test_a_channel_that_is_full_for_long_has_a_rate_of_refusals(store, clock):
+    send(store, u"a", capacity=1, lifetime=1000)
+    for _ in range(40):
+        clock.time += SECOND // 2
+        with pytest.raises(ChannelFull):
+            send(store, u"a", capacity=1)
+    a = channels_of(store)[u"a"]
+    assert (a.refused, a.sent_per_second) == (40, 0.0)
+    # Those at both ends of the second count.
+    assert 2.0 <= a.refused_per_second <= 3.0
+    assert 2.0 <= store.global_statistics()["channel_full_count_per_second"] <= 3.0
 
 
 def test_who_waits_and_where(store, clock):

@@ -142,6 +142,12 @@ def test_stat_shows_drops_receivers_and_rebuilds(shell, make_layer, prefix):
     assert found["groups"]["rebuilds"] == 1
 
 
+def test_a_receiver_at_work_does_not_wait(shell, make_layer, prefix):
+    layer = make_layer(block_timeout=0.05)
+    layer.receive(["nothing"], block=True)
+    assert "not waiting" in shell.fine("stat", prefix)
+
+
 def test_a_stopped_holder_is_named(shell, make_layer, prefix, monkeypatch):
     monkeypatch.setattr(access, "LOCK_TIMEOUT", 0.1)
     make_layer()

@@ -3,6 +3,8 @@
 ``ls`` reads no more than files' status and the headers of segments. ``stat`` attaches, and takes
 the lock for microseconds at a time, a piece of a table under each hold.
 """
+import operator
+
 from asgi_ipc import access, attached, machine
 from asgi_ipc._shm.opening import SHM_FOLDER
 from asgi_ipc.commands import output
@@ -285,9 +287,16 @@ def _print_receivers(receivers):
             (
                 "  {0}".format(one["pid"]),
                 output.seconds(one["idle"]) + " ago",
-                "" if one["alive"] else "stopped or gone",
+                _state_of(one),
                 ", ".join(one["channels"]) or "-",
             )
-            for one in receivers
+            for one in sorted(receivers, key=operator.itemgetter("pid"))
         ],
     )
+
+
+def _state_of(receiver):
+    if not receiver["channels"]:
+        # It has what it waited for, and is at work.
+        return "not waiting"
+    return "" if receiver["alive"] else "stopped or gone"
