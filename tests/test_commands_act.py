@@ -233,7 +233,9 @@ def test_ending_a_follow_loses_nothing(make_layer, prefix):
             layer.send("jobs", {"n": total})
             total += 1
         with started(start("receive", prefix, "jobs", "--follow")) as process:
-            seen.append(json.loads(process.stdout.readline())["message"]["n"])
+            line = process.stdout.readline()
+            assert line, (process.wait(), process.stderr.read())
+            seen.append(json.loads(line)["message"]["n"])
             process.send_signal(signal.SIGTERM)
             seen += [one["message"]["n"] for one in lines(process.stdout.read())]
             assert ends(process) == 0
