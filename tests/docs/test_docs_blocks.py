@@ -19,13 +19,13 @@ from runkit import (
     ENDLESS,
     MEMBERS,
     Site,
+    assert_known,
     command_with_prefix,
     missing_lines,
     missing_programs,
     run_command,
     run_python,
     run_settings,
-    skip_without,
     subcommands,
 )
 
@@ -132,7 +132,7 @@ def skip_if_it_cannot_run(command):
     if missing:
         pytest.skip(f"{command.name}: not on this machine: {', '.join(missing)}")
     names = re.findall(r"(?:asgi-ipc|-m asgi_ipc) ([a-z][\w-]*)", command.text)
-    skip_without(subcommands(), names, command.name)
+    assert_known(subcommands(), names, command.name)
 
 
 def names_in(text):

@@ -11,10 +11,10 @@ from docblocks import PROJECT, Block, blocks, commands_of, find, pages
 from docutils import nodes
 from docutils.core import publish_doctree
 from runkit import (
+    assert_known,
     command_with_prefix,
     help_of,
     missing_lines,
-    skip_without,
     subcommands,
     with_prefix,
 )
@@ -103,9 +103,9 @@ def inline_commands():
 @pytest.mark.parametrize("page, text", inline_commands())
 def test_a_command_in_the_text_exists(page, text):
     name = re.sub(r"^(asgi-ipc|python3? -m asgi_ipc) ", "", text).split()[0]
-    skip_without(subcommands(), [name], f"{page}: {text}")
+    assert_known(subcommands(), [name], f"{page}: {text}")
     options = set(re.findall(r"--[\w-]+", help_of(name)))
-    skip_without(options, re.findall(r"--[\w-]+", text), f"{page}: {text}")
+    assert_known(options, re.findall(r"--[\w-]+", text), f"{page}: {text}")
 
 
 def environments_shown():
@@ -141,7 +141,7 @@ def extras_shown():
 def test_an_extra_exists(page, name):
     with open(os.path.join(PROJECT, "setup.py"), encoding="utf-8") as stream:
         known = re.findall(r'^ +"(\w+)": ', stream.read(), re.MULTILINE)
-    skip_without(set(known), [name], f"{page}: asgi_ipc[{name}]")
+    assert_known(set(known), [name], f"{page}: asgi_ipc[{name}]")
 
 
 # -- the tools of these tests --------------------------------------------------------------
@@ -268,3 +268,10 @@ def test_the_checks_notice_what_is_wrong(language, good, old, new):
     assert old in good
     with pytest.raises(Exception):  # noqa: B017 (of whichever parser)
         CHECKS[language](good.replace(old, new))
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page != "README.rst"])
+def test_no_page_has_contents_of_its_own(page):
+    """The theme shows them beside each page, and puts an error in place of any others."""
+    with open(os.path.join(PROJECT, page), encoding="utf-8") as stream:
+        assert not re.search(r"^\s*\.\. contents::", stream.read(), re.MULTILINE)
