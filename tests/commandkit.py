@@ -27,9 +27,8 @@ def start(*arguments, **options):
 
 
 def _heed_signals():
-    # Whoever runs the tests in the background may have had these ignored.
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+    # As nohup has it ignored.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def call(*arguments, **options):

@@ -2,6 +2,7 @@
 import binascii
 import os
 import platform
+import signal
 import sys
 
 import campaign as campaigns
@@ -23,6 +24,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell has what it starts in the background ignore it, and that is handed down.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "slow: takes more than a few seconds")
     campaigns.configure(config)
 
