@@ -20,7 +20,7 @@ UNIT_KEYS = {
     "Socket": {"ListenStream", "NoDelay"},
     "Install": {"WantedBy"},
 }
-"""What our units may say: none of PrivateIPC=, DynamicUser= and RemoveIPC= is there."""
+"""What our units may say: none of TemporaryFileSystem=, DynamicUser= and RemoveIPC= is there."""
 
 
 def check_yaml(text):

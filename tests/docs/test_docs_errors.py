@@ -110,3 +110,72 @@ def test_heading_is_the_text_of_an_error(heading):
 )
 def test_a_heading_that_no_error_has_is_noticed(heading, text):
     assert not is_in(heading, text)
+
+
+# -- and all that a site can meet ----------------------------------------------------------
+
+OTHERS = {
+    "apps", "attached", "checks", "cli", "census", "copies", "demo", "existing", "figures",
+    "fixtures", "machine", "overview", "prometheus", "testing",
+}
+"""Modules of tools: what they say is in docs/commands.rst and docs/integrations.rst."""
+
+RAISED = {
+    "ChannelFull", "GroupsFull", "LayerClosed", "LockTimeout", "MessageTooLarge", "ReentrantCall",
+    "SegmentError", "TypeError", "ValueError",
+}
+RETURNING = {"codec", "opening", "sending"}
+"""Modules in which functions return the texts that others raise."""
+
+NOT_MET = {
+    # Names are checked before they get there.
+    "a name has 1 to \0 bytes, none of them NUL: \0",
+    # Parts of texts.
+    "the key \0: \0",
+    "the semaphore of \0",
+}
+LEAST_WORDS = 4
+
+
+def said():
+    """(module, text) of each error, warning and log entry that the layers can give."""
+    for path in sorted(glob.glob(os.path.join(PROJECT, "asgi_ipc", "**", "*.py"), recursive=True)):
+        module = os.path.splitext(os.path.basename(path))[0]
+        if module in OTHERS or os.path.basename(os.path.dirname(path)) == "commands":
+            continue
+        with open(path, encoding="utf-8") as stream:
+            tree = ast.parse(stream.read())
+        constants = {}
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                constants[node.targets[0].id] = text_of(node.value, constants)
+        for node in ast.walk(tree):
+            if tells(node, module):
+                found = [text_of(part, constants) for part in ast.walk(node)]
+                text = max((text for text in found if text), key=len, default="")
+                if len(text.split()) >= LEAST_WORDS and text not in NOT_MET:
+                    yield module, text
+
+
+def tells(node, module):
+    """Whether a statement or call gives a text to whoever uses the layer."""
+    if isinstance(node, ast.Raise):
+        name = getattr(node.exc, "func", None)
+        return getattr(name, "attr", getattr(name, "id", None)) in RAISED
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func) in (
+            "logger.warning", "logger.error", "self._trouble.append", "warnings.warn"
+        )
+    return isinstance(node, ast.Return) and module in RETURNING
+
+
+SAID = sorted(set(said()))
+
+
+def test_much_is_said():
+    assert len(SAID) > 50
+
+
+@pytest.mark.parametrize("module, text", SAID, ids=lambda value: value.replace("\0", "...")[:50])
+def test_every_text_is_under_a_heading(module, text):
+    assert any(is_in(heading, text) for heading in headings()), f"{module}: {text!r}"

@@ -256,7 +256,7 @@ DOCKERFILE = "FROM a\nRUN b \\\n  c\n# d\nCMD e\n"
         ("yaml", POD, "/dev/shm", "/dev/shared"),
         ("yaml", POD, "1Mi", "1"),
         ("ini", UNIT, "[Service]", "[Services]"),
-        ("ini", UNIT, "Restart=always", "Restart=always\nPrivateIPC=yes"),
+        ("ini", UNIT, "Restart=always", "Restart=always\nTemporaryFileSystem=/dev/shm"),
         ("ini", UNIT, "User=a\n", ""),
         ("ini", UNIT, "[Service]", ""),
         ("dockerfile", DOCKERFILE, "RUN", "RNU"),
