@@ -1,4 +1,5 @@
 """Scenes with a GroupStore, and those with a whole layer."""
+import time
 import warnings
 
 from stage import Scene, but
@@ -6,6 +7,7 @@ from stages import FAR, LAYER, MEMBERS
 
 from asgi_ipc import core, errors
 from asgi_ipc._shm.clock import SECOND
+from asgi_ipc._shm.segment import LOOK
 
 SOON = 1002 * SECOND
 """Nanoseconds of the clock, two seconds after the beginning."""
@@ -177,6 +179,11 @@ def without_messages(before):
     return [{u"group g": before[u"group g"]}, {}]
 
 
+def without_groups(before):
+    """First the groups go, then the messages."""
+    return [{name: there for name, there in before.items() if name != u"group g"}, {}]
+
+
 def use_a_layer(stage):
     stage.bystander = stage.open()
     assert stage.bystander.group_channels(u"g") == LAYER[u"group g"]
@@ -188,9 +195,11 @@ def still_together(stage):
         # "the shared memory was removed while in use"
         warnings.simplefilter("ignore", RuntimeWarning)
         assert stage.bystander.receive([u"nothing"]) == (None, None)
-    stage.judge.send(u"a", {u"n": 7})
-    assert stage.bystander.receive([u"a"]) == (u"a", {u"n": 7})
-    stage.bystander.group_add(u"h", u"a")
+        stage.judge.send(u"a", {u"n": 7})
+        assert stage.bystander.receive([u"a"]) == (u"a", {u"n": 7})
+        # It looked at the groups just now, when they were still there.
+        time.sleep(2 * LOOK / float(SECOND))
+        stage.bystander.group_add(u"h", u"a")
     assert stage.judge.group_channels(u"h") == [u"a"]
 
 
@@ -200,7 +209,7 @@ LAYERS = [
     Scene(
         "remove all",
         lambda stage: core.unlink(stage.prefix),
-        without_messages,
+        without_groups,
         arrange=use_a_layer,
         finish=still_together,
         afresh=True,
