@@ -54,10 +54,6 @@ class Guarded(object):
         """
         return self._segment.replaced()
 
-    def holder(self):
-        """The pid of who is inside at this moment, 0 if that is nobody. Takes no lock."""
-        return self._lock.holder()
-
     def memory_used(self):
         """Bytes of real memory that the segment holds. Takes no lock."""
         return self._segment.memory_used()

@@ -9,6 +9,7 @@ beginning and its roll was sent within a second of it.
 """
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc._shm.slots import STATE
+from asgi_ipc.guarded import PIECE
 from asgi_ipc.layout import (
     C_FULL,
     C_SENT,
@@ -26,9 +27,6 @@ from asgi_ipc.layout import (
 
 RECENT = 5 * SECOND
 """Nanoseconds after which a window no longer counts as the last seconds."""
-
-PIECE = 64
-"""Entries that are looked at under one hold of the lock."""
 
 
 def roll(words, block, now, counted=1):

@@ -6,7 +6,7 @@ import pytest
 from six.moves import range
 from storekit import FakeClock, open_messages
 
-from asgi_ipc import guarded
+from asgi_ipc import attached, guarded, machine
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc.census import GroupCensus, MessageCensus
 from asgi_ipc.core import IPCChannelLayer
@@ -264,14 +264,14 @@ def test_a_wait_for_the_lock_is_counted(prefix):
         holder = threading.Thread(target=other._stores.messages._run, args=(hold,))
         holder.start()
         assert inside.wait(30)
-        assert other._stores.messages.holder() > 0
+        assert attached.holder_of(machine.Place(prefix).messages) > 0
         layer.send(u"a", {})
         holder.join()
         found = layer.statistics()
         assert found["messages"]["lock_waits"] == 1
         assert 0 < found["messages"]["lock_waited"] < 30
         assert found["groups"]["lock_waits"] == 0
-        assert layer._stores.messages.holder() == 0
+        assert attached.holder_of(machine.Place(prefix).messages) == 0
 
 
 def test_a_holder_that_did_not_leave_is_counted(prefix):

@@ -212,18 +212,6 @@ class SegmentLock(object):
         words[self._busy] = forks.pid()
         return False
 
-    def holder(self):
-        """The pid of who is inside at this moment, 0 if that is nobody.
-
-        For people to read: it may be out again when this returns. Takes no lock. Cost: the
-        length of /proc/locks; where there is none, one word.
-        """
-        pid = flock_owner(self._holders.mine.descriptor)
-        if pid is None:
-            words = self._words
-            pid = words[self._busy] if words is not None else 0
-        return pid
-
     def release(self):
         """Get out, properly: the busy word is cleared first, the flock given up last."""
         holder = self._holders.mine
