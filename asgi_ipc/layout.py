@@ -73,7 +73,7 @@ from asgi_ipc._shm.slots import CONTROL_WORDS
 from asgi_ipc._shm.words import TWIN
 
 KIND = 1
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 HEAD, TAIL, LIMIT, LIVE, RESERVED, FLUSHING, HAND, BELL_HAND, DAMAGED, MOVED = range(16, 26)
 ENTRIES = 26
