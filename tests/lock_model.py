@@ -89,14 +89,14 @@ class Lock(object):
         else:
             yield "words[mine] = mine"
             yield "words[LATEST] = mine"
-            yield "fence"
+            yield "fence.first()"
             if (yield "words[DOOR]"):
-                yield "fence"
+                yield "fence.second()"
                 yield "words[mine] = 0"
                 yield from self._go_slowly(holder)
             else:
                 yield "words[DOOR] = mine"
-                yield "fence"
+                yield "fence.second()"
                 if (yield "words[LATEST]") != "mine":
                     yield "words[mine] = 0"
                     yield from self._go_slowly(holder)
@@ -181,21 +181,21 @@ class Lock(object):
             if (yield from self._try_flock()):
                 return
             if (yield "patience.over()"):
-                yield from self._give_up(holder)
+                self._give_up(holder)
 
     def _shut_out(self, holder):
         while True:
             yield "words[LATEST] = SLOW"
             yield "words[DOOR] = SLOW"
-            yield "fence"
+            yield "fence.first()"
             anyone = yield from self._anyone(holder)
-            yield "fence"
+            yield "fence.second()"
             if not anyone:
                 if (yield "words[DOOR]") == "SLOW":
                     return
                 continue
             if (yield "patience.over()"):
-                yield from self._give_up(holder)
+                self._give_up(holder)
 
     def _anyone(self, holder):
         return (yield "flags")
@@ -216,15 +216,7 @@ class Lock(object):
 
     def _give_up(self, holder):
         holder.token = False
-        yield from self._who(holder)
         raise LockTimeout
-
-    def _who(self, holder):
-        found = False
-        if self.guarded:
-            found = yield "lane_owner()"
-        if not found and self.guarded:
-            yield "words[busy]"
 
     def _recover_own(self, holder):
         holder.refused = self.frame
@@ -318,7 +310,6 @@ ANSWERS = {
     "flock(UNLOCK)": (None,),
     "lane.take()": (True, False),
     "lane.give()": (None,),
-    "lane_owner()": (True, False),
     "words[mine] = mine": (None,),
     "words[mine] = 0": (None,),
     "words[LATEST] = mine": (None,),
@@ -329,7 +320,8 @@ ANSWERS = {
     "words[DOOR] = 0": (None,),
     "words[DOOR]": (0, "mine", "SLOW", "other"),
     "flags": (False, True),
-    "fence": (None,),
+    "fence.first()": (None,),
+    "fence.second()": (None,),
     "words[busy]": (False, True),
     "words[busy] = pid": (None,),
     "words[busy] = 0": (None,),

@@ -22,6 +22,7 @@ import sys
 import posix_ipc
 from lock_model import AT_REST, Pause, Raised, plain
 
+from asgi_ipc._shm import inside as inside_module
 from asgi_ipc._shm import lane as lane_module
 from asgi_ipc._shm import lock as lock_module
 from asgi_ipc._shm.holders import Holder
@@ -74,8 +75,8 @@ class World(object):
         lock_module._flock = self._flock
         lock_module._Patience = functools.partial(Patience, self)
         # What the kernel says of the holder is for a text only.
-        lock_module.flock_owner = lambda descriptor: None
-        lock_module.lane_owner = lambda *_: (77 * self.step("lane_owner()"), True)
+        inside_module.flock_owner = lambda descriptor: 0
+        inside_module.holder_of = lambda *_: (77, True)
         lane_module.take = lambda descriptor: MINE * self.step("lane.take()")
         lane_module.give = lambda descriptor: self.step("lane.give()")
         lane_module.raised = lambda memory: [ANOTHERS] * self.step("flags")
@@ -262,15 +263,16 @@ class Patience(object):
 
 class Fence(object):
     def __init__(self, world):
-        self.first = lambda blocking: world.step("fence")
-        self.second = lambda: world.step("fence")
+        self.first = lambda blocking: world.step("fence.first()")
+        self.second = lambda: world.step("fence.second()")
 
 
 @contextlib.contextmanager
 def capabilities(count=True):
     """For a while, semaphores can tell their value, or not."""
     replaced = [
-        (lock_module, ["_flock", "_Patience", "flock_owner", "lane_owner", "COUNT_SUPPORTED"]),
+        (lock_module, ["_flock", "_Patience", "COUNT_SUPPORTED"]),
+        (inside_module, ["flock_owner", "holder_of"]),
         (lane_module, ["take", "give", "raised", "lives", "Fence"]),
     ]
     before = [(where, name, getattr(where, name)) for where, names in replaced for name in names]

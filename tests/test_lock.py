@@ -11,6 +11,7 @@ import pytest
 from stepkit import settrace
 from storekit import Child, in_child
 
+from asgi_ipc._shm import lane
 from asgi_ipc._shm import lock as lock_module
 from asgi_ipc._shm.segment import BUSY, FIRST_FREE_WORD, PAGE, Segment
 from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
@@ -52,11 +53,13 @@ def segment(attach):
     return attach()
 
 
-@pytest.fixture(params=["all", "no count"])
+@pytest.fixture(params=["all", "no count", "no lanes", "neither"])
 def capabilities(request, monkeypatch):
-    """Also as on systems whose semaphores tell no value (macOS)."""
-    if request.param == "no count":
+    """Also as on systems whose semaphores tell no value (macOS), and where all go slowly."""
+    if request.param in ("no count", "neither"):
         monkeypatch.setattr(lock_module, "COUNT_SUPPORTED", False)
+    if request.param in ("no lanes", "neither"):
+        monkeypatch.setattr(lane, "SUPPORTED", False)
     return request.param
 
 
@@ -84,7 +87,8 @@ def value(segment):
 
 
 def enter_and_tell(segment, pipe, seconds=60):
-    """In a child: stay inside, after having told so."""
+    """In a child: stay inside, by the fast way if there is one, after having told so."""
+    use(segment.lock)
     segment.lock.acquire()
     os.write(pipe, b"!")
     time.sleep(seconds)

@@ -62,8 +62,6 @@ SLOW = 1
 
 SUPPORTED = sys.platform.startswith("linux") and os.uname()[4] == "x86_64"
 
-NAMESPACE = "/proc/self/ns/pid"
-
 _GET, _SET = 36, 37
 """F_OFD_GETLK and F_OFD_SETLK, which Python's ``fcntl`` names since 3.9."""
 
@@ -131,20 +129,26 @@ def raised(memory):
 
 def owner_word(pid):
     """What says who has a lane: its pid, and the namespace in which that counts."""
-    return _namespace() << 32 | pid
+    return namespace() << 32 | pid
 
 
 def owner_of(words, lane):
-    """(pid, whether it is one of this process's pid namespace) of who took a lane last."""
+    """(pid, namespace) of who took a lane last."""
     word = words[lane + LANES]
-    return word & M32, word >> 32 == _namespace()
+    return word & M32, word >> 32
 
 
-def _namespace():
+def namespace():
+    """The number of this process's pid namespace; 0 if the system does not tell it."""
     try:
-        return os.stat(NAMESPACE).st_ino & M32
+        return namespace_of("/proc/self/ns/pid")
     except OSError:
         return 0
+
+
+def namespace_of(path):
+    """The number of the namespace that a file of /proc stands for."""
+    return os.stat(path).st_ino & M32
 
 
 class Fence(object):

@@ -66,16 +66,13 @@ import time
 
 import posix_ipc
 
-from asgi_ipc._shm import clock, forks, lane
+from asgi_ipc._shm import clock, forks, inside, lane
 from asgi_ipc._shm.holders import CLOSED, Holders, NoHolders
 from asgi_ipc._shm.lane import DOOR, LATEST, SLOW
 from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
 
 FIRST_NAP, LONGEST_NAP = 0.00005, 0.005
 """Seconds between tries to get in; each nap is twice the one before."""
-
-LOCKS = "/proc/locks"
-"""Where Linux tells who holds which lock."""
 
 COUNT_SUPPORTED = posix_ipc.SEMAPHORE_VALUE_SUPPORTED
 
@@ -399,20 +396,24 @@ class SegmentLock(object):
         )
 
     def _who(self, holder):
-        """Name who is inside, or keeps others out."""
+        """Name who is inside, or keeps others out.
+
+        By what the kernel tells; else by the busy word, which comes later, goes earlier, and is as
+        its holder's pid namespace has it: another one than ours, if the kernel sees nobody here.
+        """
         words = self._words
-        found = 0, True
-        if words is not None:
-            found = lane_owner(words, self._memory, holder.descriptor)
-        if not found[0]:
-            found = flock_owner(holder.descriptor), True
-        if not found[0] and words is not None:
-            # The busy word comes later, goes earlier, and is as its holder's namespace has it.
-            found = words[self._busy], found[0] is None
-        if not found[0]:
+        if words is None:
+            pid, numbered_so = inside.flock_owner(holder.descriptor), True
+        else:
+            pid, numbered_so = inside.holder_of(
+                self._memory, holder.descriptor, self._busy, holder.slow
+            )
+            if not pid:
+                pid, numbered_so = words[self._busy], pid is None
+        if not pid:
             return "a process that has not left its pid yet"
-        where = "" if found[1] else ", as another pid namespace numbers it"
-        return "process {0}{1}".format(found[0], where)
+        where = "" if numbered_so else ", as another pid namespace numbers it"
+        return "process {0}{1}".format(pid, where)
 
     def _recover_own(self, holder):
         """This thread counts as inside already: re-entered, or left there by an exception."""
@@ -427,34 +428,3 @@ class SegmentLock(object):
             frame = frame.f_back
         holder.refused = None
         self.abandon()
-
-
-def lane_owner(words, memory, descriptor):
-    """(pid, whether it is one of this pid namespace) of who is inside by the fast way.
-
-    (0, True) if nobody is, or only the holder of this open file description.
-    """
-    for number in lane.raised(memory):
-        if lane.lives(descriptor, number):
-            return lane.owner_of(words, number)
-    return 0, True
-
-
-def flock_owner(descriptor):
-    """The pid of who holds the flock of a file.
-
-    0 if that is nobody whom this process can see, None where the kernel does not tell (not
-    Linux, no /proc).
-    """
-    status = os.fstat(descriptor)
-    device = status.st_dev
-    wanted = "{0:02x}:{1:02x}:{2}".format(os.major(device), os.minor(device), status.st_ino)
-    try:
-        with open(LOCKS) as table:
-            # "1: FLOCK  ADVISORY  WRITE 708 00:1a:57 0 EOF"; who only waits has a "->" in it.
-            for fields in map(str.split, table):
-                if fields[1] == "FLOCK" and fields[5] == wanted:
-                    return int(fields[4])
-    except (IOError, OSError):
-        return None
-    return 0
