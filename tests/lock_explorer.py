@@ -131,6 +131,14 @@ def merged(graph):
     return small
 
 
+def staying(graph):
+    """The Graph of a process that never detaches: it dies some day, and attaches anew."""
+    for edges in graph.edges:
+        for event in [event for event in edges if event.answer == "detach"]:
+            del edges[event]
+    return graph
+
+
 def differences(one, other):
     """The first ways in which two Graphs differ: (history, what the one does, the other)."""
     found = []

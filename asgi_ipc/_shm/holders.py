@@ -5,7 +5,7 @@ Knows descriptors and threads; does not know how the lock is got.
 import os
 import threading
 
-from asgi_ipc._shm import forks, lane
+from asgi_ipc._shm import lane
 from asgi_ipc.errors import LayerClosed
 
 CLOSED = "this channel layer was closed; make a new one"
@@ -33,7 +33,7 @@ class Holder(object):
         self.refused = None
         self.lane = None
         self.fence = None
-        self.pid = forks.pid()
+        self.pid = os.getpid()
         descriptors.add(descriptor)
 
     def take_lane(self, words):

@@ -210,6 +210,8 @@ class SegmentLock(object):
     def release(self):
         """Get out, properly: the busy word is cleared first, the way in opened last."""
         holder = self._inside
+        # A thread that ends takes with it what it has of the lock, if nobody else has that.
+        self._inside = None
         words = self._words
         if words is not None:
             words[self._busy] = 0
@@ -242,6 +244,8 @@ class SegmentLock(object):
 
     def _let_go(self, holder):
         holder.inside = True
+        if self._inside is holder:
+            self._inside = None
         words = self._words
         if holder.lane and words is not None:
             # DOOR stays as it is: it may be another's by now. Shut, it is safe.
