@@ -81,8 +81,6 @@ class Lock(object):
         holder = self.holder
         if holder.inside:
             yield from self._recover_own(holder)
-        if self.closed:
-            raise LayerClosed
         holder.inside = True
         if not self.guarded or not holder.lane:
             yield from self._go_slowly(holder)
@@ -165,6 +163,8 @@ class Lock(object):
         return (yield "semaphore.acquire(0)")
 
     def _go_slowly(self, holder):
+        if self.closed:
+            raise LayerClosed
         holder.token = yield from self._take_token()
         if not (holder.token and (yield from self._try_flock())):
             yield from self._wait(holder)
@@ -181,7 +181,7 @@ class Lock(object):
             if (yield from self._try_flock()):
                 return
             if (yield "patience.over()"):
-                self._give_up(holder)
+                yield from self._give_up(holder)
 
     def _shut_out(self, holder):
         while True:
@@ -195,7 +195,7 @@ class Lock(object):
                     return
                 continue
             if (yield "patience.over()"):
-                self._give_up(holder)
+                yield from self._give_up(holder)
 
     def _anyone(self, holder):
         return (yield "flags")
@@ -216,6 +216,7 @@ class Lock(object):
 
     def _give_up(self, holder):
         holder.token = False
+        yield from self._let_go(holder)
         raise LockTimeout
 
     def _recover_own(self, holder):

@@ -101,7 +101,7 @@ class WaitsForATokenOnly(Lock):
             if holder.token and (yield from self._try_flock()):
                 return
             if (yield "patience.over()"):
-                self._give_up(holder)
+                yield from self._give_up(holder)
 
 
 # -- the fast way ---------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class LooksOnce(Lock):
         yield "words[DOOR] = SLOW"
         while (yield from self._anyone(holder)):
             if (yield "patience.over()"):
-                self._give_up(holder)
+                yield from self._give_up(holder)
 
 
 class LooksFirst(Lock):
@@ -170,7 +170,7 @@ class LooksFirst(Lock):
     def _shut_out(self, holder):
         while (yield from self._anyone(holder)):
             if (yield "patience.over()"):
-                self._give_up(holder)
+                yield from self._give_up(holder)
         yield "words[LATEST] = SLOW"
         yield "words[DOOR] = SLOW"
 
@@ -288,4 +288,5 @@ class KeepsItsToken(Lock):
     """Of one that gives up."""
 
     def _give_up(self, holder):
+        yield from self._let_go(holder)
         raise LockTimeout

@@ -719,6 +719,20 @@ def test_whoever_gets_no_lane_goes_slowly(segment, attach, monkeypatch):
 
 
 @fast_way
+def test_a_fence_that_was_interrupted_is_made_anew(segment):
+    """Else it would do nothing the next time: an atomic instruction comes with a change alone."""
+    use(segment.lock)
+    fence = mine(segment.lock).fence
+    assert fence.first(False)
+    segment.lock.abandon()
+    fence = mine(segment.lock).fence
+    assert fence.first(False)
+    fence.second()
+    assert fence.first(False)
+    fence.second()
+
+
+@fast_way
 def test_a_thread_that_ends_gives_its_lane_back(segment):
     def enter():
         use(segment.lock)

@@ -163,8 +163,6 @@ class SegmentLock(object):
         holder = self._holders.mine
         if holder.inside:
             self._recover_own(holder)
-        if self._closed:
-            raise LayerClosed(CLOSED)
         # Before anything of the lock may be ours: a handler that calls in from here on is to be
         # refused.
         holder.inside = True
@@ -332,6 +330,8 @@ class SegmentLock(object):
 
     def _go_slowly(self, holder):
         """The slow way in: somebody else wants in as well, or there is no lane."""
+        if self._closed:
+            raise LayerClosed(CLOSED)
         patience = _Patience(self.lock_timeout)
         holder.token = self._take_token()
         if not (holder.token and self._try_flock(holder.descriptor)):
@@ -388,14 +388,15 @@ class SegmentLock(object):
         holder.slow = False
 
     def _give_up(self, holder):
-        # A token that we have goes with us: the live holder posts one (invariant 2).
+        who = self._who(holder)
+        # A token that we have goes with us: the live holder posts one (invariant 2). And what we
+        # have beside it goes before the error is on its way, which one more may overtake.
         holder.token = False
+        self._let_go(holder)
         raise LockTimeout(
             "{0} has been locked for more than {1} s by {2}. If that process is stopped, "
             "continue it (kill -CONT) or end it; the lock is free the moment it is gone.".format(
-                self.name,
-                self.lock_timeout,
-                self._who(holder),
+                self.name, self.lock_timeout, who
             )
         )
 
