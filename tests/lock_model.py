@@ -432,7 +432,7 @@ def take(step, answer, shared, own, free):
     None if it cannot be answered so. ``free``: nobody else has the flock. How "flags" can be
     answered hangs on the others, whom the Explorer knows.
     """
-    count, busy, torn, door = shared
+    count, busy = shared.count, shared.busy
     same = shared, own, 0
     if step == "semaphore.acquire(0)":
         if answer:

@@ -21,7 +21,7 @@ FENCES = ["fence.first()", "fence.second()"]
 
 ATOMIC = ("semaphore.acquire(0)", "semaphore.release()", "flock(TRY)", "flock(UNLOCK)",
           "lane.take()", "lane.give()")  # fmt: skip
-"""Steps that wait for an empty buffer, beside the fences; of the first, only if there is a token."""
+"""Steps that wait for an empty buffer, beside fences; of the first, only if there is a token."""
 
 Memory = namedtuple("Memory", "count flock busy torn door latest flags")
 """What all see. ``flock`` is the number of a process or None; ``door`` and ``latest`` are 0, "SLOW"

@@ -658,7 +658,7 @@ def test_what_the_dead_have_left_in_the_words_keeps_nobody_out(segment, attach, 
 @fast_way
 def test_a_lane_of_the_dead_is_taken_over_with_its_flag_down(segment, attach, monkeypatch):
     """Else everybody would wait for one that lives, and wants nothing."""
-    monkeypatch.setattr(lane.random, "randrange", lambda _: 0)
+    monkeypatch.setattr(lane, "_first", lambda _: 0)
     other = attach(lock_timeout=0.2)
     segment.words[lane.FLAGS] = lane.FLAGS
     use(segment.lock)

@@ -302,7 +302,7 @@ def test_without_the_kernels_word_the_one_it_left_counts(make_layer, monkeypatch
 
 @pytest.mark.parametrize("slow", [True, False])
 def test_who_attaches_while_one_is_stopped_is_told_whom_to_continue(prefix, make_layer, slow):
-    """At once, or with the first call: who is inside by the fast way keeps nobody from attaching."""
+    """At once, or with the first call: who is inside by the fast way lets others attach."""
     make_layer()
 
     def attach_and_use():

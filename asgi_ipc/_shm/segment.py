@@ -424,7 +424,7 @@ def _close_copies_on_exec(descriptor):
         try:
             if os.path.samestat(os.fstat(int(name)), mine):
                 close_on_exec(int(name))
-        except OSError as error:
+        except (IOError, OSError) as error:
             if error.errno != errno.EBADF:
                 raise
 
