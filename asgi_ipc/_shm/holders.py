@@ -32,7 +32,7 @@ class Holder(object):
         self.token = False
         self.refused = None
         self.lane = None
-        self.fence = None
+        self.fence = lane.Fence()
         self.pid = os.getpid()
         descriptors.add(descriptor)
 
@@ -43,7 +43,6 @@ class Holder(object):
             # Up perhaps, if who had it last died.
             words[number] = 0
             words[number + lane.LANES] = lane.owner_word(self.pid)
-            self.fence = lane.Fence()
         self.lane = number
 
     def close(self):

@@ -84,11 +84,13 @@ _flock = fcntl.flock
 class _Patience(object):
     """How long one waits: naps, each twice the one before, up to so many seconds in all."""
 
+    # Most need none: so these are not set for each.
+    _nap = FIRST_NAP
+    _deadline = None
+    begin = 0
+
     def __init__(self, seconds):
-        self._nap = FIRST_NAP
-        self._deadline = None
         self._seconds = seconds
-        self.begin = 0
 
     def nap(self):
         """Sleep a little."""
@@ -248,7 +250,6 @@ class SegmentLock(object):
         if holder.lane and words is not None:
             # DOOR stays as it is: it may be another's by now. Shut, it is safe.
             words[holder.lane] = 0
-            holder.fence = lane.Fence()
         elif holder.descriptor is not None:
             # It may have been about to get one. Or, closed, there is no word left to put down.
             lane.give(holder.descriptor)
@@ -256,6 +257,8 @@ class SegmentLock(object):
             # The token may or may not have been ours. Invariant 2 makes posting safe.
             self._post(holder)
             _flock(holder.descriptor, _UNLOCK)
+        # It may be taken, and do nothing for who takes it once more.
+        holder.fence = lane.Fence()
         holder.slow = False
         holder.inside = False
 
@@ -358,8 +361,7 @@ class SegmentLock(object):
 
     def _shut_out(self, holder, patience):
         """With the flock: shut the fast way, and wait until nobody is inside by it."""
-        words = self._words
-        fence = lane.Fence()
+        words, fence = self._words, holder.fence
         while True:
             words[LATEST] = SLOW
             words[DOOR] = SLOW
