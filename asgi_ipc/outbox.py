@@ -202,6 +202,8 @@ class Outbox(Senders):
         while ready:
             self._send_some(ready, left, dropped, payload, now, lifetime)
         crossing.end_delivery(words)
+        if targets:
+            crossing.count(words, "received")
         return dropped
 
     def _move(self, queue, routing):
