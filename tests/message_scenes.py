@@ -219,6 +219,13 @@ def with_outbox(stage, store):
         put(store, OUTBOX, payload, local=routing)
 
 
+def reserve(stage):
+    """A bridge hangs at "w" and "v", behind all who come."""
+    stage.bystander = stage.open()
+    stage.waiter = stage.bystander.stand_in()
+    stage.bystander.hang_up(stage.waiter, [u"w", u"v"])
+
+
 def take_from_outbox(stage):
     """Redis has the first two."""
     batch = stage.victim.peek_batch(2, 1000)
@@ -595,6 +602,13 @@ MESSAGES = [
         {u"a": BACKLOG[u"a"]},
         nearly_filled,
         full=True,
+    ),
+    Scene(
+        "wait in front of a bridge",
+        wait_in_vain,
+        arrange=reserve,
+        finish=still_served,
+        reaches=["hang"],
     ),
     Scene("deliver to nobody", deliver([]), arrived(lambda before: [before])),
     Scene(
