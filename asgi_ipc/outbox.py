@@ -273,7 +273,7 @@ class Outbox(Senders):
     def _bridge(self):
         words = self._words
         hint = self._directory.find(OUTBOX)
-        figures = {name: words[crossing.COUNTER[name]] for name in COUNTERS}
+        figures = {name: int(words[crossing.COUNTER[name]]) for name in COUNTERS}
         figures["waiting"] = words[hint[0] + COUNT] if hint is not None else 0
         figures["limit"] = words[OUTBOX_LIMIT]
         figures["lease"] = words[LEASE]

@@ -116,7 +116,9 @@ class Sharing:
             return
         self._next_census = now + CENSUS_EVERY
         census = MessageCensus(self._station.messages)
-        while await self._station.persist(census.step):
+        more = True
+        while more:
+            more = await self._station.persist(census.step)
             await asyncio.sleep(0)
         found = {
             one.channel
@@ -159,7 +161,7 @@ class Sharing:
             await self._join(queue)
         streams = {channel_stream(queue): ">" for queue in wanted}
         # For each of them the same: what is too much goes out again.
-        count, block = min(min(wanted.values()), AT_ONCE), int(ROUND * 1000)
+        count, block = min(*wanted.values(), AT_ONCE), int(ROUND * 1000)
         found = await self._link.read_shared(streams, GROUP, self._me, count, block)
         if found is None:
             # A stream was gone: it had been empty for long, or Redis lost it.

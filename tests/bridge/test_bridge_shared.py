@@ -48,7 +48,7 @@ SHARE = ("--share", "jobs*", "--capacity", "100000")
 
 
 def test_a_job_goes_to_the_machine_that_has_a_worker(machines, hire):
-    here, there, third = machines(3, *SHARE, capacity=100000)
+    here, there, _ = machines(3, *SHARE, capacity=100000)
     worker = hire(there)
     for number in range(30):
         here.layer.send("jobs", {"n": number})
@@ -107,4 +107,4 @@ def test_each_job_once_whoever_dies(machines, hire):
         bridge.kill()
     until(lambda: sum(len(worker.had) for worker in workers) >= count, "all jobs", 40)
     time.sleep(0.5)
-    assert sorted(sum((worker.had for worker in workers), [])) == list(range(count))
+    assert sorted(number for worker in workers for number in worker.had) == list(range(count))
