@@ -59,8 +59,16 @@ class Turn:
     def give(self) -> None:
         """Give it to the next one."""
         descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.unlink(self._path)
+        if descriptor is None:
+            return
+        try:
+            if os.fstat(descriptor).st_ino == os.stat(self._path).st_ino:
+                os.unlink(self._path)
+        except OSError as error:
+            # `asgi-ipc rm` takes it with the rest.
+            if error.errno != errno.ENOENT:
+                raise
+        finally:
             os.close(descriptor)
 
 
