@@ -54,6 +54,11 @@ CLI = [
     'argcomplete>=3; python_version >= "3.8"',
     'rich>=10; python_version >= "3.8"',
 ]
+# For `asgi-ipc bridge`, on Python 3.8 and later.
+REDIS = [
+    "cryptography",
+    "redis>=5",
+]
 TESTS = [
     "asgiref==1.1.2",
     "hypothesis",
@@ -74,7 +79,7 @@ setup(
     author="the asgi_ipc developers",
     license="BSD-3-Clause",
     keywords="asgi channels django shared-memory ipc websocket",
-    packages=["asgi_ipc", "asgi_ipc._shm", "asgi_ipc.commands"],
+    packages=["asgi_ipc", "asgi_ipc._shm", "asgi_ipc.bridge", "asgi_ipc.commands"],
     package_data={"asgi_ipc": ["py.typed", "*.pyi"], "asgi_ipc._shm": ["*.pyi"]},
     zip_safe=False,
     python_requires=">=2.7, !=3.0.*, !=3.1.*, !=3.2.*, !=3.3.*",
@@ -95,6 +100,7 @@ setup(
         "cli": CLI,
         "channels1": CHANNELS1,
         "example": EXAMPLE,
+        "redis": REDIS,
         "prometheus": ["prometheus_client>=0.4"],
         "twisted": ["Twisted>=17.1"],
         "tests": TESTS,
