@@ -171,7 +171,10 @@ def traced(trace, function, *args):
 
 
 def steps_inside(function, *args):
-    """Call; return the numbers of the steps (see ``at_step``) outside of and inside a lock."""
+    """Call; return the numbers of the steps (see ``at_step``) outside of and inside a lock.
+
+    On the way out one is not inside any more: others may be in before its last step.
+    """
     steps = ([], [])
     count, inside = [0], [False]
 
@@ -180,9 +183,9 @@ def steps_inside(function, *args):
         count[0] += 1
         if event == "return" and frame.f_code is ACQUIRE:
             inside[0] = True
-        steps[inside[0]].append(count[0])
-        if event == "return" and frame.f_code in LEAVE:
+        if event == "call" and frame.f_code in LEAVE:
             inside[0] = False
+        steps[inside[0]].append(count[0])
         return trace
 
     traced(trace, function, *args)
