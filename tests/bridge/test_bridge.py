@@ -52,6 +52,9 @@ def test_a_channel_of_another_machine(machines):
     assert there.receive(channel) == {"to": "you"}
     with pytest.raises(TypeError, match="another machine"):
         here.layer.channel_statistics(channel)
+    for channels in ([channel], ["jobs", channel]):
+        with pytest.raises(TypeError, match="another machine"):
+            here.layer.receive(channels)
 
 
 def test_a_member_of_another_machine(machines):
