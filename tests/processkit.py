@@ -173,7 +173,7 @@ def traced(trace, function, *args):
 def steps_inside(function, *args):
     """Call; return the numbers of the steps (see ``at_step``) outside of and inside a lock.
 
-    On the way out one is not inside any more: others may be in before its last step.
+    Who attaches is not inside, nor is one on the way out: others may be in meanwhile.
     """
     steps = ([], [])
     count, inside = [0], [False]
@@ -182,7 +182,7 @@ def steps_inside(function, *args):
         opcodes(frame)
         count[0] += 1
         if event == "return" and frame.f_code is ACQUIRE:
-            inside[0] = True
+            inside[0] = frame.f_locals["self"].guarded
         if event == "call" and frame.f_code in LEAVE:
             inside[0] = False
         steps[inside[0]].append(count[0])
