@@ -51,6 +51,8 @@ class RedisServer(object):
     :param folder: an empty one, for its data and its log.
     :param host: the address to listen on.
     :param before: words of the command before the program, such as those that enter a namespace.
+
+    ``environment``: variables that it gets besides, when it is started again.
     """
 
     def __init__(self, folder, host="127.0.0.1", port=None, before=()):
@@ -59,6 +61,7 @@ class RedisServer(object):
         self._folder, self._before = str(folder), list(before)
         self._data = os.path.join(self._folder, "redis-data")
         self._process = None
+        self.environment = {}
         self.start()
 
     def start(self):
@@ -70,7 +73,7 @@ class RedisServer(object):
         command += ["--appendonly", "yes", "--appendfsync", "always"]
         with open(self.log_path(), "ab") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log,
+                command, stdout=log, stderr=log, env=dict(os.environ, **self.environment),
                 preexec_fn=end_with_parent,  # noqa: PLW1509 (it does one call of the system)
             )
         deadline = time.time() + PATIENCE

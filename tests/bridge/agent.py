@@ -71,6 +71,10 @@ class Agent:
         self._send_group(None)
         return sorted(self._greeted)
 
+    def forget_greetings(self):
+        """As if nobody had been heard yet."""
+        self._greeted.clear()
+
     def say(self, count):
         """Send the next so many numbers at once; how many there are by now."""
         for _ in range(count):

@@ -5,6 +5,7 @@ on this very machine (``PREFIXES``): all runs as well, but for what needs a cabl
 
 Knows machines, processes and their logs. Must not know what is expected of a bridge.
 """
+import contextlib
 import importlib
 import json
 import os
@@ -72,8 +73,13 @@ class Place:
         self.folder = str(folder)
         self._processes = {}
 
-    def command(self, *words):
+    def command(self, *words, folder=None):
+        """The command that runs another one on it, in a folder or in ours."""
         return list(words)
+
+    def networking(self):
+        """Sockets that are made in the meantime are those of its network."""
+        return contextlib.nullcontext()
 
     def environment(self, **more):
         """That of its processes; the package is the one that we test."""
@@ -107,6 +113,10 @@ class Place:
     def log(self, name):
         with open(self.log_path(name), errors="replace") as lines:
             return lines.read()
+
+    def wait_for_log(self, name, words):
+        """Until a process has said some words."""
+        eventually(lambda: words in self.log(name), lambda: words + " in:\n" + self.log(name))
 
     def kill(self, name):
         """End a process at once."""
@@ -147,13 +157,12 @@ class Namespaced(Place):
     def __init__(self, number, prefix, folder, machine):
         super().__init__(number, prefix, folder)
         self._machine = machine
-        self.address = machine.address
         self.networking = machine.networking
         self.cut, self.mend = machine.cut, machine.mend
         self.ahead = machines.BOOTED * (number + 1)
 
-    def command(self, *words):
-        return self._machine.command(*words, folder=os.getcwd())
+    def command(self, *words, folder=None):
+        return self._machine.command(*words, folder=folder or os.getcwd())
 
 
 class Agent:
