@@ -74,7 +74,7 @@ setup(
     author="the asgi_ipc developers",
     license="BSD-3-Clause",
     keywords="asgi channels django shared-memory ipc websocket",
-    packages=["asgi_ipc", "asgi_ipc._shm", "asgi_ipc.commands"],
+    packages=["asgi_ipc", "asgi_ipc._shm", "asgi_ipc.bridge", "asgi_ipc.commands"],
     package_data={"asgi_ipc": ["py.typed", "*.pyi"], "asgi_ipc._shm": ["*.pyi"]},
     zip_safe=False,
     python_requires=">=2.7, !=3.0.*, !=3.1.*, !=3.2.*, !=3.3.*",

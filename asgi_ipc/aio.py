@@ -38,6 +38,7 @@ from asgi_ipc.gate import CROWD, PAUSE, given_up
 from asgi_ipc.options import MEBIBYTE, Options, refuse
 from asgi_ipc.overview import Overview
 from asgi_ipc.process import Process
+from asgi_ipc.stores import ABROAD
 
 BREATH = 32
 """Messages that may be had at once before the event loop gets its turn."""
@@ -66,13 +67,18 @@ class _Routes(names.NameCache):
 
     limit = ROUTES_KEPT
 
-    def __init__(self, capacity_of: Callable[[str], int]) -> None:
+    def __init__(
+        self, capacity_of: Callable[[str], int], abroad: Callable[[str], bool]
+    ) -> None:
         super().__init__()
         self._capacity_of = capacity_of
+        self._abroad = abroad
 
     def entry(self, name: str) -> Tuple[str, str, int]:
         """What a name that is not known yet maps to."""
         channel = names.channel_name(name)
+        if self._abroad(channel):
+            raise TypeError(ABROAD.format(channel))
         return (*names.split_local(channel), self._capacity_of(channel))
 
 
@@ -152,7 +158,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._process = Process(options)
         self._stores = self._process.stores
         self._copies = Copies()
-        self._routes = _Routes(self.get_capacity)
+        self._routes = _Routes(self.get_capacity, self._stores.abroad)
         self._groups = names.GroupNames()
 
     # -- channels --------------------------------------------------------------------
@@ -164,12 +170,13 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         :raises ChannelFull: at capacity, or no memory; the message was not sent.
         :raises MessageTooLarge: above ``max_message_size``.
+        :raises NoBridge: it is a channel of another machine, to which no bridge runs.
         :raises TypeError: a wrong name, or a value that msgpack cannot carry.
         """
         try:
             queue, local, capacity = self._routes[channel]
         except TypeError:
-            queue, local, capacity = self._route(channel)
+            queue, local, capacity = self._route_out(channel)
         payload = pack(message)
         if len(payload) > self.max_message_size:
             raise self._too_large(channel, payload)
@@ -370,6 +377,16 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             raise
         return route
 
+    def _route_out(self, channel: str) -> Tuple[str, str, int]:
+        """The same for what may be another machine's channel."""
+        try:
+            return self._route(channel)
+        except TypeError:
+            if not self._stores.abroad(names.channel_name(channel)):
+                raise
+            route: Tuple[str, str, int] = self._stores.route_abroad(channel)
+            return route
+
     def _group(self, group: str) -> str:
         """A group's name as plain text."""
         try:
@@ -381,7 +398,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _member(self, group: str, channel: str) -> Tuple[str, str]:
         """Both names as plain text."""
-        queue, local, _ = self._route(channel)
+        queue, local, _ = self._route_out(channel)
         return self._group(group), queue + local
 
     def _too_large(self, name: str, payload: bytes) -> errors.MessageTooLarge:

@@ -17,7 +17,7 @@ import posix_ipc
 
 import asgi_ipc
 from asgi_ipc import machine
-from asgi_ipc.commands import act, bench, contents, doctor, look, output, top
+from asgi_ipc.commands import act, bench, bridge, contents, doctor, look, output, top
 from asgi_ipc.errors import IPCError
 
 _ABOUT = """\
@@ -209,7 +209,7 @@ def _parser():
     # to say otherwise before 3.7.
     subparsers.required = True
     commands = _Commands(subparsers)
-    for module in (look, top, contents, act, doctor, bench):
+    for module in (look, top, contents, act, doctor, bridge, bench):
         module.register(commands)
     commands.add("demo", _run_demo, "show several processes at work", _ABOUT_DEMO)
     return parser

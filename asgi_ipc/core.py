@@ -14,7 +14,7 @@ from asgi_ipc.codec import pack, unpack
 from asgi_ipc.drops import Drops
 from asgi_ipc.options import MEBIBYTE, Options
 from asgi_ipc.overview import statistics_of
-from asgi_ipc.stores import Stores, segment_names
+from asgi_ipc.stores import ABROAD, Stores, segment_names
 
 ROUTES_KEPT = 20000
 
@@ -39,13 +39,16 @@ class _Routes(names.NameCache):
 
     limit = ROUTES_KEPT
 
-    def __init__(self, capacity_of):
+    def __init__(self, capacity_of, abroad):
         names.NameCache.__init__(self)
         self._capacity_of = capacity_of
+        self._abroad = abroad
 
     def entry(self, name):
         """What a name that is not known yet maps to."""
         channel = names.channel_name(name)
+        if self._abroad(channel):
+            raise TypeError(ABROAD.format(channel))
         return names.split_local(channel) + (self._capacity_of(channel),)
 
 
@@ -121,7 +124,7 @@ class IPCChannelLayer(object):
         self._turn = 0
         self.breath = 0
         self._stores = Stores(options)
-        self._routes = _Routes(self._stores.capacity_of)
+        self._routes = _Routes(self._stores.capacity_of, self._stores.abroad)
 
     # -- channels --------------------------------------------------------------------
 
@@ -132,12 +135,13 @@ class IPCChannelLayer(object):
 
         :raises ChannelFull: at capacity, or no memory; the message was not sent.
         :raises MessageTooLarge: above ``max_message_size``.
+        :raises NoBridge: it is a channel of another machine, to which no bridge runs.
         :raises TypeError: a wrong name, or a value that msgpack cannot carry.
         """
         try:
             queue, local, capacity = self._routes[channel]
         except TypeError:
-            queue, local, capacity = self._route(channel)
+            queue, local, capacity = self._route_out(channel)
         payload = pack(message)
         if len(payload) > self.max_message_size:
             raise errors.MessageTooLarge(self._too_large(channel, payload))
@@ -187,7 +191,9 @@ class IPCChannelLayer(object):
         return reactor.receive(self, self._stores, self._queues(channels))
 
     def new_channel(self, pattern=None):
-        """Return a new name for a single-reader channel: ``pattern`` and random characters.
+        """Return a new name for a single-reader channel.
+
+        It is ``pattern``, 12 characters for this machine's shared memory, and 16 random ones.
 
         :param pattern: text that ends in ``?``.
         :raises TypeError: any other pattern.
@@ -199,9 +205,9 @@ class IPCChannelLayer(object):
                 "the BACKEND in CHANNEL_LAYERS."
             )
         is_text = isinstance(pattern, type(u""))
-        name = pattern + binascii.hexlify(os.urandom(8)).decode("ascii") if is_text else None
-        if name is None or not pattern.endswith(u"?"):
+        if not is_text or not pattern.endswith(u"?"):
             raise TypeError("new_channel needs a name that ends in '?', not {0!r}".format(pattern))
+        name = pattern + self._stores.node + binascii.hexlify(os.urandom(8)).decode("ascii")
         return names.channel_name(name)
 
     # -- groups ----------------------------------------------------------------------
@@ -213,7 +219,7 @@ class IPCChannelLayer(object):
         :raises TypeError: a wrong name.
         """
         group = names.group_name(group)
-        queue, local, _ = self._route(channel)
+        queue, local, _ = self._route_out(channel)
         now = clock.now()
         self._stores.attend(now)
         self._stores.group_add(group, queue + local, now + self._options.group_lifetime)
@@ -221,12 +227,12 @@ class IPCChannelLayer(object):
     def group_discard(self, group, channel):
         """End a membership, if there is one. Cost: constant."""
         group = names.group_name(group)
-        queue, local, _ = self._route(channel)
+        queue, local, _ = self._route_out(channel)
         self._stores.attend(clock.now())
-        self._stores.groups.discard(group, queue + local)
+        self._stores.group_discard(group, queue + local)
 
     def group_channels(self, group):
-        """Return the names of a group's members. Cost: the members."""
+        """Return the names of a group's members on this machine. Cost: the members."""
         group = names.group_name(group)
         self._stores.attend(clock.now())
         return self._stores.groups.members(group)
@@ -348,6 +354,15 @@ class IPCChannelLayer(object):
             # A wrong name, or one that cannot be looked up at all (a list).
             names.channel_name(channel)
             raise
+
+    def _route_out(self, channel):
+        """The same for what may be another machine's channel."""
+        try:
+            return self._route(channel)
+        except TypeError:
+            if not self._stores.abroad(names.channel_name(channel)):
+                raise
+        return self._stores.route_abroad(channel)
 
     def _queues(self, channels):
         """Check the names to receive from; return them, beginning with another each time."""

@@ -41,6 +41,13 @@ class GroupsFull(IPCError):
     """No room for one more membership; raise ``group_memory`` or discard members."""
 
 
+class NoBridge(IPCError):
+    """The channel belongs to another machine, and no bridge to it runs; nothing was done.
+
+    Start ``asgi-ipc bridge`` on this machine, or send to a channel of this machine.
+    """
+
+
 class LockTimeout(IPCError):
     """Another process held the lock for ``lock_timeout`` seconds and is alive.
 

@@ -3,6 +3,7 @@
 Knows the parts of the store and their invariants; changes nothing. For tests, post-mortems
 and ``asgi-ipc check``. The caller holds the lock.
 """
+from asgi_ipc import crossing
 from asgi_ipc._shm.words import M32, TWIN, Damage
 from asgi_ipc.layout import (
     COUNT,
@@ -26,6 +27,7 @@ def faults(words, directory, log, waiters):
     if found:
         # What is below cannot be read safely.
         return found
+    found += crossing.faults(words)
     entries = directory.all()
     found += waiters.faults(entries)
     try:

@@ -28,6 +28,25 @@ Where each part begins follows from the size of the segment, which its header se
     38 HEADER_RATES  a block of rates for the whole segment; its first word is the sequence
                  number of the last message, which is also the number of messages ever sent
 
+Those of the bridge to other machines (``crossing``, ``bridge``)::
+
+    64 NODE      random, 48 bits: this machine's name among those that a bridge joins
+    65 LIFE      random, 48 bits: tells this segment from others that had the same NODE
+    66 LEASE     ns until which senders put what is for other machines into the outbox
+    67 OUTBOX_LIMIT   messages that the outbox holds
+    68 ACKED     sequence number up to which Redis has what was in the outbox
+    69 IN_FLIGHT      ... up to which it was sent there
+    70 RUN       tells the Redis that it was sent to from one that was started later
+    72 LAST_IDS  the last entries delivered: of the stream of all groups, 2 words, and of the
+                 node's own, 2 words
+    76 ARRIVING  1 + number of the stream of which an entry is being delivered, 0 for none
+    77 ARRIVING_ID    ... that entry, 2 words
+    79 ARRIVING_SEQ   ... the sequence number that its first record gets
+    80 MOVING    1 + number of the entry whose first record is being moved to the outbox
+    81 MOVED_SEQ      ... that record's sequence number
+    82 MOVING_SEQ     ... the one that it gets
+    84 BRIDGE_COUNTERS  see ``COUNTERS``
+
 A block of rates, all counts since the segment (the entry) began::
 
     +0 SENT  +1 FULL                messages sent, messages refused
@@ -67,13 +86,14 @@ A record is a message, or one message to several process-specific channels of on
 A TAG of WRAP says: the log goes on at LOG. One of SKIP | n says: n words were damaged here.
 A worked example stands in docs/design.rst, and tests/test_layout.py asserts it.
 """
+import os
 import struct
 
 from asgi_ipc._shm.slots import CONTROL_WORDS
 from asgi_ipc._shm.words import TWIN
 
 KIND = 1
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 HEAD, TAIL, LIMIT, LIVE, RESERVED, FLUSHING, HAND, BELL_HAND, DAMAGED, MOVED = range(16, 26)
 ENTRIES = 26
@@ -81,6 +101,25 @@ BELLS = ENTRIES + CONTROL_WORDS
 NODES = BELLS + CONTROL_WORDS
 HEADER_RATES = NODES + CONTROL_WORDS
 HEADER_WORDS = 512
+
+NODE, LIFE, LEASE, OUTBOX_LIMIT, ACKED, IN_FLIGHT, RUN = range(64, 71)
+LAST_IDS = 72
+ARRIVING, ARRIVING_ID, ARRIVING_SEQ = 76, 77, 79
+MOVING, MOVED_SEQ, MOVING_SEQ = range(80, 83)
+BRIDGE_COUNTERS = 84
+COUNTERS = (
+    "sent",  # entries that Redis took from the outbox
+    "received",  # entries from other machines that were delivered here
+    "overflowed",  # messages for which the outbox had no room
+    "expired",  # ... whose time was up before Redis took them, or before they came
+    "refused",  # entries that were none, or not for us
+    "unsure",  # messages that may or may not have got out when Redis lost its data
+    "reconnects",
+    "lag",  # ns that the last entry took, from Redis to here
+    "pid",  # of the bridge
+    "connected",  # 1 while it has Redis
+)
+NODE_BITS = 48
 
 SENT, FULL, C_START, C_SENT, C_FULL, P_START, P_SENT, P_FULL = range(8)
 SEQUENCE = HEADER_RATES + SENT
@@ -138,12 +177,22 @@ def fixed_bytes(total_bytes):
     return (HEADER_WORDS + Geometry(total_bytes).buckets) * 8
 
 
-def lay_header(words, total_bytes):
-    """Lay the header of a new segment, all of whose other bytes are zeros."""
+def lay_header(words, total_bytes, node=0):
+    """Lay the header of a new segment, all of whose other bytes are zeros.
+
+    :param node: its NODE, if it takes the place of another segment.
+    """
     log = Geometry(total_bytes).log
     words[HEAD] = words[TAIL] = log
     words[RESERVED] = log * TWIN
     words[LIMIT] = words[LIVE] = 0
+    words[NODE] = node or _random()
+    words[LIFE] = _random()
+
+
+def _random():
+    """A number of ``NODE_BITS`` bits, never 0."""
+    return struct.unpack("=Q", os.urandom(8))[0] >> 64 - NODE_BITS or 1
 
 
 def live_state(check, offset=0):

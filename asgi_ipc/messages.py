@@ -2,9 +2,9 @@
 
 Knows the segment "/<prefix>-messages" through its parts: ``directory`` (names), ``log``
 (records and queues), ``waiters`` (who waits). Sending is in ``sending``, waiting in ``waiting``,
-looking in ``figures``; here is receiving, and what concerns the whole. Does not know msgpack,
-groups, name rules or either face's exceptions beyond ChannelFull. A channel is given as its
-queue: the whole name, or for a process-specific one the part up to and including the ``!``, and
+looking in ``figures``, what a bridge does in ``outbox``; here is receiving, and what concerns the
+whole. Does not know msgpack, groups, name rules or either face's exceptions beyond ChannelFull. A
+channel is given as its queue: the whole name, or for a process-specific one the part up to and including the ``!``, and
 the local part.
 
 Every operation is one critical section, as ``guarded`` says; then those are rung whom there is
@@ -33,8 +33,8 @@ from asgi_ipc.layout import (
     SEQ,
     TAIL,
 )
+from asgi_ipc.outbox import Outbox
 from asgi_ipc.records import NO_RECORD, SMALL, WRONG_COUNT
-from asgi_ipc.sending import Senders
 
 MINIMUM_SIZE = 64 * 1024
 """Bytes of the smallest segment that is worth the name."""
@@ -45,7 +45,7 @@ NOTHING = (0,), b"", b""
 """In place of the mark, the payload and the names of a record."""
 
 
-class MessageStore(Senders, Figures):
+class MessageStore(Outbox, Figures):
     """Channels of messages in shared memory.
 
     :param prefix: begins the segment's name; who has the same one shares the channels.
@@ -53,14 +53,17 @@ class MessageStore(Senders, Figures):
     :param mode: permission bits of segment, semaphore and FIFOs.
     :param lock_timeout: seconds to wait for a live holder of the lock.
     :param clock: returns ns; all processes of a prefix must use one clock.
+    :param node: if it is made, the machine's name that the one before it had (``layout``).
     :raises SegmentError: the segment is not ours, or there is no memory for it.
 
     Who sends or receives here goes on in the store that ``succeed`` returns, if that is set and
     the segment was removed.
     """
 
-    def __init__(self, prefix, size, mode=0o600, lock_timeout=10.0, clock=monotonic.now):
-        Senders.__init__(self, prefix, size, mode, lock_timeout, clock)
+    def __init__(
+        self, prefix, size, mode=0o600, lock_timeout=10.0, clock=monotonic.now, node=0
+    ):
+        Outbox.__init__(self, prefix, size, mode, lock_timeout, clock, node)
         self._shared = NOTHING
 
     # -- receiving -------------------------------------------------------------------

@@ -29,6 +29,11 @@ MAX_NAME_LENGTH = 100  # characters; a name must be shorter
 _CHANNEL = re.compile(r"[a-zA-Z0-9\-_.]+(?:\?[a-zA-Z0-9\-_.]+|![a-zA-Z0-9\-_.]*)?\Z")
 _GROUP = re.compile(r"[a-zA-Z0-9\-_.]+\Z")
 
+_NODE = re.compile(
+    r"(?:\.([0-9a-f]{12})[0-9a-f]{16}![0-9a-f]{24}|\?([0-9a-f]{12})[0-9a-f]{16})\Z"
+)
+"""The end of a name that ``new_channel`` of either face has made: node, process, random part."""
+
 _LENGTH_RULE = "text of 1 to %d characters" % (MAX_NAME_LENGTH - 1)
 _LETTERS_RULE = "ASCII letters, digits, hyphens, underscores and periods"
 _CHANNEL_RULE = (
@@ -111,6 +116,15 @@ def split_local(name):
     """(queue, local) of a valid channel name: ("a!", "b") for "a!b", (name, "") otherwise."""
     end = name.find("!") + 1
     return (name[:end], name[end:]) if end else (name, name[:0])
+
+
+def node_of(name):
+    """The node (12 hexadecimal digits) of a valid channel name; "" if it carries none.
+
+    Only names that ``new_channel`` makes say to which machine they belong. Cost: 1 us.
+    """
+    found = _NODE.search(name)
+    return (found.group(1) or found.group(2)) if found else name[:0]
 
 
 def compile_capacities(channel_capacity):

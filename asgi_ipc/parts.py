@@ -3,10 +3,12 @@
 Knows which parts there are, where each lies, and in which order they are derived anew; does not
 know what is done with them (``sending``, ``waiting``, ``messages``).
 """
+import functools
 import logging
 import warnings
 from collections import deque
 
+from asgi_ipc import crossing
 from asgi_ipc._shm.segment import EPOCH, LOOK, PAGE, Segment
 from asgi_ipc._shm.slots import Slots
 from asgi_ipc._shm.words import LARGEST_COUNT
@@ -15,6 +17,8 @@ from asgi_ipc.guarded import Guarded
 from asgi_ipc.layout import (
     BELL_WORDS,
     BELLS,
+    BRIDGE_COUNTERS,
+    COUNTERS,
     DAMAGED,
     ENTRIES,
     ENTRY_WORDS,
@@ -22,6 +26,7 @@ from asgi_ipc.layout import (
     KIND,
     LAYOUT_VERSION,
     MOVED,
+    NODE,
     NODE_WORDS,
     NODES,
     SEQUENCE,
@@ -32,7 +37,11 @@ from asgi_ipc.layout import (
 from asgi_ipc.log import Log
 from asgi_ipc.waiters import Waiters
 
-_COUNTERS = tuple(range(HEADER_RATES, HEADER_RATES + 8)) + (DAMAGED, MOVED)
+_COUNTERS = (
+    tuple(range(HEADER_RATES, HEADER_RATES + 8))
+    + (DAMAGED, MOVED)
+    + tuple(range(BRIDGE_COUNTERS, BRIDGE_COUNTERS + len(COUNTERS)))
+)
 
 
 def segment_name(prefix):
@@ -48,7 +57,7 @@ class MessageSegment(Guarded):
     returns the store that takes the place of this one, if its segment is removed (``gone``).
     """
 
-    def __init__(self, prefix, size, mode, lock_timeout, clock):
+    def __init__(self, prefix, size, mode, lock_timeout, clock, node=0):
         self.name = segment_name(prefix)
         self.lapsed = deque()
         self.mode = mode
@@ -58,10 +67,18 @@ class MessageSegment(Guarded):
         self._next_look = 0
         self._to_ring = deque()
         segment = Segment(
-            self.name, KIND, LAYOUT_VERSION, size, fixed_bytes, lay_header, mode, lock_timeout
+            self.name,
+            KIND,
+            LAYOUT_VERSION,
+            size,
+            fixed_bytes,
+            functools.partial(lay_header, node=node),
+            mode,
+            lock_timeout,
         )
         Guarded.__init__(self, segment)
         self.size = segment.size
+        self.node = segment.words[NODE]
         try:
             self._tell_of_size(size)
         except BaseException:
@@ -109,6 +126,9 @@ class MessageSegment(Guarded):
 
     def _lapse(self, entry, locals_):
         queue = self._directory.name_of(entry)
+        if queue == crossing.OUTBOX:
+            crossing.count(self._words, "expired")
+            return
         self.lapsed.extend(queue + local for local in locals_)
 
     def _look(self, now):
@@ -132,6 +152,7 @@ class MessageSegment(Guarded):
         self._waiters.rebuild()
         highest, dropped = self._log.rebuild()
         words[SEQUENCE] = max(words[SEQUENCE], highest)
+        crossing.resolve(words, self._directory, self._log)
         if dropped:
             words[DAMAGED] += dropped
             self._trouble.append(

@@ -111,7 +111,7 @@ class Process:
     def group_discard(self, group: str, channel: str) -> None:
         """End a membership."""
         self.stores.attend(clock.now())
-        self._groups_gate.run(self.stores.groups.discard, group, channel)
+        self._groups_gate.run(self.stores.group_discard, group, channel)
 
     def send_group(self, group: str, payload: bytes) -> None:
         """Send to all members; what full channels miss is counted and logged."""
@@ -124,7 +124,7 @@ class Process:
         full: List[str] = []
         if others:
             found = self.gate.run(messages.send_each, others, payload, self.lifetime)
-            full += [queue for queue, _ in found]
+            full += self.stores.told_of(group, [queue for queue, _ in found])
         # Not before that: it cannot fail, so nobody is sent to twice.
         for queue, locals_, capacity in own:
             names = locals_.decode("ascii").split("\n")
@@ -156,7 +156,7 @@ class Process:
 
     def _name(self) -> None:
         self.name = _random_part(8)
-        self.own = ".{0}!".format(self.name)
+        self.own = ".{0}{1}!".format(self.stores.node, self.name)
 
 
 def _tidy(stores: Stores, gate: Gate) -> None:

@@ -10,7 +10,7 @@ more.
 """
 import zlib
 
-from asgi_ipc import statistics
+from asgi_ipc import crossing, statistics
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc._shm.words import M32, TWIN, Damage
 from asgi_ipc.errors import ChannelFull
@@ -280,6 +280,9 @@ class Senders(Receivers):
             self._roll(entry, now, counted=0)
         words[entry + RATES + FULL] += 1
         words[HEADER_RATES + FULL] += 1
+        outbox = self._hints.get(crossing.OUTBOX)
+        if outbox is not None and outbox[0] == entry:
+            crossing.count(words, "overflowed")
 
     def _room(self, need, now):
         """Where ``need`` words fit, or 0 after everything has been tried."""
@@ -305,6 +308,12 @@ class Senders(Receivers):
             statistics.roll(self._words, HEADER_RATES, now, counted)
 
     def _why_full(self, refused, queue, capacity, need):
+        if refused == AT_CAPACITY and queue == crossing.OUTBOX:
+            return (
+                "{0} messages wait for the bridge to other machines, as many as it was told to "
+                "keep. `asgi-ipc stat` shows whether it runs and has Redis; send later, or give it "
+                "a greater --outbox.".format(capacity)
+            )
         if refused == AT_CAPACITY:
             return (
                 "{0} holds {1} messages, its capacity. Read it faster, send later, or raise "

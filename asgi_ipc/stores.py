@@ -8,10 +8,12 @@ import logging
 import threading
 import warnings
 
-from asgi_ipc import names
+from asgi_ipc import names, routing
 from asgi_ipc._shm import clock, forks
 from asgi_ipc._shm.segment import LOOK
-from asgi_ipc.errors import GroupsFull, LockTimeout
+from asgi_ipc.crossing import OUTBOX
+from asgi_ipc.drops import Drops
+from asgi_ipc.errors import GroupsFull, LockTimeout, NoBridge
 from asgi_ipc.groups import GroupStore
 from asgi_ipc.messages import MessageStore
 from asgi_ipc.parts import segment_name
@@ -20,6 +22,19 @@ logger = logging.getLogger("asgi_ipc")
 
 PLANS_KEPT = 1000
 """Groups whose members one process remembers."""
+
+OVERFLOW = (
+    "send to group %s: %d message(s) not sent to other machines, the outbox of the bridge (%s) is "
+    "full; see whether it has Redis (asgi-ipc stat), or give it a greater --outbox"
+)
+ABROAD = (
+    "{0!r} belongs to another machine: it can be sent to and be in groups, but it is received from "
+    "there alone"
+)
+NO_BRIDGE = (
+    "{0!r} belongs to another machine (or to shared memory that was removed), and no bridge runs "
+    "here that would reach it. Start `asgi-ipc bridge`, or send to a channel of this machine."
+)
 
 
 def segment_names(prefix):
@@ -30,7 +45,7 @@ def segment_names(prefix):
 class Plan(object):
     """Where a group's messages go, good as long as ``snapshot`` is current."""
 
-    __slots__ = ("snapshot", "targets")
+    __slots__ = ("snapshot", "targets")  # as ``MessageStore.send_each`` wants them
 
     def __init__(self, snapshot, targets):
         self.snapshot = snapshot
@@ -48,14 +63,19 @@ class Stores(object):
         self._renewing = threading.Lock()
         self._closed = False
         self._next_look = 0
+        self._overflow = Drops(OVERFLOW)
         self._open()
         self._tell()
         forks.watch(self)
 
-    def _open(self):
+    def _open(self, node=0):
         options = self._options
         messages = MessageStore(
-            options.prefix, options.message_memory, options.mode, options.lock_timeout
+            options.prefix,
+            options.message_memory,
+            options.mode,
+            options.lock_timeout,
+            node=node,
         )
         try:
             self.groups = GroupStore(
@@ -66,6 +86,7 @@ class Stores(object):
             raise
         messages.succeed = self._succeed
         self.messages = messages
+        self.node = u"{0:012x}".format(messages.node)
         self._plans = {}
 
     def _tell(self):
@@ -81,14 +102,53 @@ class Stores(object):
 
         If there is no memory for it, messages give back what they do not use any more.
 
+        :param channel: or what ``route_abroad`` has made of it.
         :raises GroupsFull: and there is none even so.
         """
+        if channel.startswith(OUTBOX):
+            lifetime = routing.lifetime_payload(expires - clock.now())
+            self._change_abroad(routing.ADD, group, channel, lifetime)
+            return
         try:
             self.groups.add(group, channel, expires)
         except GroupsFull:
             if not self.messages.trim():
                 raise
             self.groups.add(group, channel, expires)
+
+    def group_discard(self, group, channel):
+        """End a membership; ``channel`` as for ``group_add``."""
+        if channel.startswith(OUTBOX):
+            self._change_abroad(routing.DISCARD, group, channel, b"")
+        else:
+            self.groups.discard(group, channel)
+
+    def _change_abroad(self, kind, group, channel, payload):
+        """Have a membership changed where the channel is at home."""
+        name = channel[len(OUTBOX) + len(routing.CHANNEL) :]
+        messages = self.messages
+        messages.send(
+            OUTBOX,
+            routing.routing(kind, name, group),
+            payload,
+            self._options.lifetime,
+            messages.outbox_limit,
+        )
+
+    def abroad(self, channel):
+        """Whether a channel is another machine's, by its name. Cost: 1 us."""
+        node = names.node_of(channel)
+        return bool(node) and node != self.node
+
+    def route_abroad(self, channel):
+        """(queue, local, capacity) by which messages go to a channel of another machine.
+
+        :raises NoBridge: there is no bridge.
+        """
+        messages = self.messages
+        if not messages.bridged(clock.now()):
+            raise NoBridge(NO_BRIDGE.format(channel))
+        return OUTBOX, routing.routing(routing.CHANNEL, channel), messages.outbox_limit
 
     def send_group(self, group, payload):
         """Send to all members; return the queues that were full.
@@ -98,11 +158,27 @@ class Stores(object):
         """
         targets = self.targets(group)
         full = self.messages.send_each(targets, payload, self._options.lifetime) if targets else ()
-        return [queue for queue, _ in full]
+        return self.told_of(group, [queue for queue, _ in full]) if full else []
+
+    def told_of(self, group, full):
+        """The full queues but the outbox; what that misses is logged and counted apart."""
+        if OUTBOX in full:
+            self._overflow.add(group, [OUTBOX])
+            full.remove(OUTBOX)
+        return full
 
     def targets(self, group):
-        """Where a message to a group goes, as ``MessageStore.send_each`` wants it."""
+        """Where a message to a group goes: its members, and the outbox if a bridge runs."""
         now = clock.now()
+        here = self.targets_here(group, now)
+        messages = self.messages
+        if messages.bridged(now):
+            route = (u"g" + group).encode("ascii")  # routing.routing, written out
+            return here + [(OUTBOX, route, messages.outbox_limit)]
+        return here
+
+    def targets_here(self, group, now):
+        """Where a message to a group goes on this machine, as ``send_each`` wants it."""
         self.attend(now)
         plan = self._plans.get(group)
         if (
@@ -190,7 +266,8 @@ class Stores(object):
                 stacklevel=3,
             )
             messages, groups = self.messages, self.groups
-            self._open()
+            # The name of the machine stays, as do those of its channels, if it is made here.
+            self._open(messages.node)
             messages.close()
             groups.close()
         self._tell()

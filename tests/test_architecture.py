@@ -11,6 +11,7 @@ import asgi_ipc
 FOLDER = os.path.dirname(os.path.abspath(asgi_ipc.__file__))
 STORE = [
     "census",
+    "crossing",
     "directory",
     "figures",
     "group_cells",
@@ -22,6 +23,7 @@ STORE = [
     "log",
     "memberships",
     "messages",
+    "outbox",
     "parts",
     "records",
     "ring",
@@ -34,8 +36,8 @@ STORE = [
 
 ABOVE_STORE = {
     "core", "aio", "copies", "process", "inbox", "loops", "watch", "gate", "cli", "stores",
-    "reactor", "options", "drops", "overview", "__main__", "existing", "prometheus", "testing",
-    "fixtures", "apps", "checks", "access", "attached", "machine", "commands",
+    "reactor", "routing", "options", "drops", "overview", "__main__", "existing", "prometheus",
+    "testing", "fixtures", "apps", "checks", "access", "attached", "machine", "commands",
 }  # fmt: skip
 OUTSIDE = {"posix_ipc", "msgpack", "six"}
 LIBRARY = {

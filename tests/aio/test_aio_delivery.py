@@ -237,7 +237,7 @@ async def test_a_channel_of_another_process_is_not_received_from(open_layer, ope
 async def test_new_names(layer):
     found = {await layer.new_channel() for _ in range(100)}
     assert len(found) == 100
-    assert all(re.match(r"^specific\.[0-9a-f]{16}![0-9a-f]{24}$", name) for name in found)
+    assert all(re.match(r"^specific\.[0-9a-f]{28}![0-9a-f]{24}$", name) for name in found)
     assert len({name.split("!")[0] for name in found}) == 1
     assert (await layer.new_channel("mine")).startswith("mine.")
     assert (await layer.new_channel(prefix="mine")).startswith("mine.")

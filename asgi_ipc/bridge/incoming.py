@@ -1,0 +1,119 @@
+"""From the streams to the channels here: each entry once.
+
+Knows the station and the link. The last entry delivered of each stream is in shared memory, stored
+with the delivery (``crossing``); so whoever reads on after a death, a restart or a cut reads on
+from there. What has been trimmed meanwhile had expired.
+
+Redis's clock is the only one that machines compare: an entry's age is the time that Redis has now
+less the time in its id.
+"""
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Dict
+
+from asgi_ipc import routing
+from asgi_ipc._shm import clock
+from asgi_ipc.bridge.envelope import GROUPS, Envelope, Refused, Sealer, node_stream
+from asgi_ipc.bridge.link import MILLISECOND, Id, Link
+from asgi_ipc.bridge.station import Station
+from asgi_ipc.crossing import STREAMS
+from asgi_ipc.drops import Drops
+
+COUNT = 100
+"""Entries that are read at once."""
+
+STATE_EVERY = 5 * clock.SECOND
+"""Nanoseconds after which the clock of Redis is asked for again."""
+
+REFUSED = "stream %s: %d entry(ies) from Redis refused, the last one: %s"
+
+BEGINNING = (0, 1)
+"""Behind no entry at all; (0, 0) is for a stream that was never read."""
+
+
+class Incoming:
+    """Delivers what comes."""
+
+    def __init__(self, station: Station, link: Link, sealer: Sealer) -> None:
+        self._station = station
+        self._link = link
+        self._sealer = sealer
+        self._node = int(station.node, 16)
+        self._streams = {GROUPS: STREAMS[0], node_stream(station.node): STREAMS[1]}
+        self._last: Dict[str, Id] = {}
+        self._refused = Drops(REFUSED)
+        self._next_state = 0
+
+    async def settle(self) -> None:
+        """Find out from where to read on. To be called first."""
+        await self._ask_state(begin=True)
+
+    async def pump(self) -> None:
+        """Deliver what comes, for ever."""
+        while True:
+            await self._ask_state()
+            for stream, entries in await self._link.read(self._last, COUNT):
+                for ident, entry in entries:
+                    await self._handle(stream, ident, entry)
+                    self._last[stream] = ident
+                # The lease has to be renewed meanwhile.
+                await asyncio.sleep(0)
+            self._station.tidy()
+
+    async def _ask_state(self, begin: bool = False) -> None:
+        now = clock.now()
+        if not begin and now < self._next_state:
+            return
+        self._next_state = now + STATE_EVERY
+        state = await self._link.state(list(self._streams))
+        if not begin:
+            return
+        messages, persist = self._station.messages, self._station.persist
+        for (stream, number), there in zip(self._streams.items(), state.ids):
+            last: Id = await persist(messages.last_id, number)
+            if last == (0, 0):
+                # A node that is new reads what comes from now on.
+                last = there or BEGINNING
+                await persist(messages.start_from, number, last)
+            elif there is None or there < last:
+                # Redis lost the stream, or its end, or has another clock.
+                last = there or BEGINNING
+                await persist(messages.start_from, number, last)
+            self._last[stream] = last
+
+    async def _handle(self, stream: str, ident: Id, entry: Any) -> None:
+        station, number = self._station, self._streams[stream]
+        age = max(self._link.now() - ident[0], 0.0)
+        try:
+            envelope = self._sealer.open(stream, entry)
+        except Refused as error:
+            self._refused.add(stream, [str(error)])
+            await station.persist(station.pass_over, number, ident, "refused")
+            return
+        if envelope.node == self._node and envelope.kind == routing.GROUP:
+            # Our own, which our members had at once.
+            await station.persist(station.pass_over, number, ident)
+            return
+        left = envelope.lifetime - age
+        if left <= 0:
+            await station.persist(station.pass_over, number, ident, "expired")
+            return
+        await self._deliver(number, ident, envelope, left)
+        station.messages.tell(lag=int(age * MILLISECOND))
+
+    async def _deliver(self, number: int, ident: Id, envelope: Envelope, left: float) -> None:
+        station, kind, name = self._station, envelope.kind, envelope.name
+        persist = station.persist
+        if kind == routing.GROUP:
+            await persist(station.deliver_to_group, number, ident, name, envelope.payload, left)
+        elif kind in (routing.CHANNEL, routing.SHARED):
+            await persist(station.deliver, number, ident, name, envelope.payload, left)
+        else:
+            # To do it twice is to do it once, should we die before it is noted.
+            if kind == routing.ADD:
+                lifetime = routing.lifetime_of(envelope.payload)
+                await persist(station.join, envelope.group, name, lifetime)
+            else:
+                await persist(station.part, envelope.group, name)
+            await persist(station.pass_over, number, ident, "received")

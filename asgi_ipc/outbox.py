@@ -1,0 +1,264 @@
+"""The bridge's side of a message store: what goes out, what comes in, each in one critical section.
+
+Knows queues, records and the words of ``crossing``; does not know Redis, nor what a routing means.
+A part of ``messages.MessageStore``. A record of the outbox has in place of names its *routing*:
+bytes that say what it is and where it goes.
+"""
+from collections import namedtuple
+
+from asgi_ipc import crossing
+from asgi_ipc._shm.words import Damage
+from asgi_ipc.crossing import OUTBOX
+from asgi_ipc.layout import (
+    ACKED,
+    COUNT,
+    COUNTERS,
+    EXPIRES,
+    FIRST,
+    IN_FLIGHT,
+    LAST,
+    LAST_IDS,
+    LEASE,
+    LIFE,
+    LIMIT,
+    MOVING,
+    NEXT,
+    NODE,
+    OUTBOX_LIMIT,
+    RECORD_WORDS,
+    RUN,
+    SEQ,
+    SEQUENCE,
+    TAIL,
+    WAIT_FIRST,
+)
+from asgi_ipc.sending import Senders
+
+Outgoing = namedtuple("Outgoing", "seq expires routing payload")
+"""A message of the outbox. ``expires``: ns of the store's clock."""
+
+Flight = namedtuple("Flight", "life acked in_flight run")
+"""What was sent to Redis, and what it is known to have; see ``layout``."""
+
+
+class Outbox(Senders):
+    """The part of a message store that a bridge works with."""
+
+    def bridged(self, now):
+        """Whether a bridge takes what is for other machines. Takes no lock. Cost: 0.1 us."""
+        try:
+            return self._words[LEASE] > now
+        except (TypeError, ValueError):
+            # Closed. Who sends hears it.
+            return False
+
+    @property
+    def outbox_limit(self):
+        """Messages that the outbox may hold."""
+        return self._words[OUTBOX_LIMIT]
+
+    # -- for the bridge --------------------------------------------------------------
+
+    def lease(self, until, limit):
+        """Have senders fill the outbox until then (ns, 0 for no longer), up to so many."""
+        self._run(self._lease, until, limit)
+
+    def flight(self):
+        """What went out and what arrived there: a ``Flight``."""
+        return self._run(self._flight)
+
+    def depart(self, seq, run):
+        """Note, before it is sent, that the outbox up to ``seq`` goes to the Redis ``run``."""
+        self._run(self._depart, seq, run)
+
+    def peek_batch(self, limit, size):
+        """Copy the first messages of the outbox, and leave them there.
+
+        Cost: the messages, under one lock.
+
+        :param limit: messages at most.
+        :param size: bytes after which no further one is added.
+        :returns: list of ``Outgoing``.
+        """
+        return self._run(self._peek_batch, limit, size)
+
+    def drop_through(self, seq, counter="sent", expired=0):
+        """Take from the outbox what has a number up to ``seq``, and note that Redis has it.
+
+        A crash inside leaves some taken and nothing noted: to be done again.
+
+        :param counter: as what it is counted, one of ``layout.COUNTERS``.
+        :param expired: so many of them were not sent, since their time was up.
+        """
+        self._run(self._drop_through, seq, counter, expired)
+
+    def last_id(self, stream):
+        """The last entry of a stream that was delivered here: (ms, number), (0, 0) for none."""
+        return self._run(lambda: crossing.last_id(self._words, stream))
+
+    def start_from(self, stream, entry):
+        """Have a stream read from behind an entry, whatever was delivered of it before."""
+        self._run(self._start_from, stream, entry)
+
+    def deliver(self, stream, entry, targets, payload, lifetime):
+        """Deliver an entry of a stream to queues here, once.
+
+        Cost: the queues. A crash inside leaves it undone, or done and noted as the last entry of
+        its stream. (Where the log has no room for all at once, done may be: to some of them.)
+
+        :param entry: (ms, number), greater than that of any entry before it.
+        :param targets: as for ``send_each``.
+        :param lifetime: ns.
+        :returns: list of (queue, reason) that are full; None if it was delivered before.
+        """
+        return self._run(self._deliver, stream, entry, targets, payload, lifetime)
+
+    def move(self, queue, routing):
+        """Move the first message of a channel to the outbox, if nobody waits for it here.
+
+        Cost: constant. A crash inside leaves it in one of the two.
+
+        :returns: whether there was one, and the outbox had room.
+        """
+        return self._run(self._move, queue, routing)
+
+    def wanted(self, queues):
+        """Those of the queues at which somebody waits, and nothing is. Cost: the queues."""
+        return self._run(self._wanted, queues)
+
+    def count(self, counter, number=1):
+        """Count up one of ``layout.COUNTERS``."""
+        self._run(self._count, counter, number)
+
+    def tell(self, **counters):
+        """Set some of ``layout.COUNTERS``: those that the bridge alone writes. Takes no lock."""
+        for name, value in counters.items():
+            self._words[crossing.COUNTER[name]] = value
+
+    def bridge(self):
+        """What there is to show of the bridge: counters by name, and what the header says."""
+        return self._run(self._bridge)
+
+    # -- inside ----------------------------------------------------------------------
+
+    def _count(self, counter, number):
+        crossing.count(self._words, counter, number)
+
+    def _lease(self, until, limit):
+        self._words[OUTBOX_LIMIT] = limit
+        self._words[LEASE] = until
+
+    def _flight(self):
+        words = self._words
+        return Flight(words[LIFE], words[ACKED], words[IN_FLIGHT], words[RUN])
+
+    def _depart(self, seq, run):
+        # A greater IN_FLIGHT alone would look as if it had gone to the former one.
+        self._words[RUN] = run
+        self._words[IN_FLIGHT] = seq
+
+    def _peek_batch(self, limit, size):
+        words, found = self._words, []
+        hint = self._directory.find(OUTBOX)
+        if hint is None:
+            return found
+        self._log.drop_expired(hint[0], self._clock())
+        record = words[hint[0] + FIRST]
+        while record and len(found) < limit and size > 0:
+            payload, routing, _ = self._log.read(record, hint[2])
+            found.append(Outgoing(words[record + SEQ], words[record + EXPIRES], routing, payload))
+            size -= len(payload) + len(routing)
+            record = words[record + NEXT]
+        return found
+
+    def _drop_through(self, seq, counter, expired):
+        words = self._words
+        hint = self._directory.find(OUTBOX)
+        dropped = 0
+        while hint is not None:
+            record = words[hint[0] + FIRST]
+            if not record or words[record + SEQ] > seq:
+                break
+            self._log.end_first(hint[0], record)
+            dropped += 1
+        expired = min(expired, dropped)
+        crossing.count(words, counter, dropped - expired)
+        crossing.count(words, "expired", expired)
+        words[ACKED] = max(words[ACKED], seq)
+
+    def _start_from(self, stream, entry):
+        place = LAST_IDS + 2 * stream
+        self._words[place], self._words[place + 1] = entry
+
+    def _deliver(self, stream, entry, targets, payload, lifetime):
+        words, now = self._words, self._clock()
+        if crossing.last_id(words, stream) >= entry:
+            return None
+        left, dropped = list(targets), []
+        ready = self._choose(left, dropped, now)
+        crossing.begin_delivery(
+            words, stream, entry, words[SEQUENCE] + 1 if ready else words[SEQUENCE]
+        )
+        while ready:
+            self._send_some(ready, left, dropped, payload, now, lifetime)
+        crossing.end_delivery(words)
+        if targets:
+            crossing.count(words, "received")
+        return dropped
+
+    def _move(self, queue, routing):
+        words, now = self._words, self._clock()
+        hint = self._directory.find(queue)
+        if hint is None:
+            return False
+        entry = hint[0]
+        self._log.drop_expired(entry, now)
+        record = words[entry + FIRST]
+        if not record or words[entry + WAIT_FIRST]:
+            return False
+        target = self._directory.obtain(OUTBOX, now, [entry])
+        if target is None or words[target[0] + COUNT] >= words[OUTBOX_LIMIT]:
+            return False
+        payload, names, _ = self._log.read(record, hint[2])
+        if names:
+            raise Damage("a channel's message has names")
+        old, expires = words[record + SEQ], words[record + EXPIRES]
+        need = RECORD_WORDS + (len(payload) + len(routing) + 7 >> 3)
+        place = words[TAIL]
+        if place + need >= words[LIMIT]:
+            place = self._room(need, now)
+            # That may have moved it, or dropped it as expired.
+            record = words[entry + FIRST]
+            if not place or not record or words[record + SEQ] != old:
+                return False
+        outbox, _, seed, tag = target
+        seq = words[SEQUENCE] + 1
+        last = words[outbox + LAST]
+        self._log.write(place, last, tag | need, seed, seq, now, expires, payload, routing)
+        crossing.begin_move(words, self._directory.number_of(entry), old, seq)
+        words[TAIL] = place + need  # the commit
+        words[SEQUENCE] = seq
+        self._log.link(outbox, place)
+        self._log.end_first(entry, record)
+        words[MOVING] = 0
+        if words[outbox + WAIT_FIRST]:
+            self._summon(outbox, now)
+        return True
+
+    def _wanted(self, queues):
+        words, found = self._words, []
+        for queue in queues:
+            hint = self._directory.find(queue)
+            if hint is not None and words[hint[0] + WAIT_FIRST] and not words[hint[0] + FIRST]:
+                found.append(queue)
+        return found
+
+    def _bridge(self):
+        words = self._words
+        hint = self._directory.find(OUTBOX)
+        figures = {name: words[crossing.COUNTER[name]] for name in COUNTERS}
+        figures["waiting"] = words[hint[0] + COUNT] if hint is not None else 0
+        figures["limit"] = words[OUTBOX_LIMIT]
+        figures["lease"] = words[LEASE]
+        figures["node"] = words[NODE]
+        return figures
