@@ -6,7 +6,7 @@ each of an agent's members is to get it once.
 import collections
 import time
 
-from bridgekit import PATIENCE
+from fleetkit import PATIENCE
 
 Case = collections.namedtuple("Case", "receiver origin number sent")
 

@@ -12,20 +12,15 @@ it answers each with a line. Stamps are seconds by the clock of the test's own m
 """
 import json
 import os
-import select
 import sys
 import threading
+import time
 import traceback
 
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc._shm import clock
 
 GROUP = "room"
-
-
-def sleep(seconds):
-    # Not time.sleep: libfaketime 0.9.10 refuses what that does since Python 3.11.
-    select.select([], [], [], seconds)
 
 
 class Agent:
@@ -91,7 +86,7 @@ class Agent:
         def run():
             while self._every is not None:
                 self.say(count)
-                sleep(every)
+                time.sleep(every)
 
         self._flow = threading.Thread(target=run, daemon=True)
         self._flow.start()
@@ -139,8 +134,6 @@ class Agent:
 
     def clocks(self):
         """Its own time of day and ours of the test's, for those who want to see them differ."""
-        import time
-
         return [time.time(), self.now()]
 
 

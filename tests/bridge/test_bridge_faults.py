@@ -8,6 +8,7 @@ import time
 
 import pytest
 from accounts import take
+from fleetkit import PATIENCE
 from sandbox import faketime_library
 
 MEMBERS = 2
@@ -78,7 +79,7 @@ def test_redis_is_killed_and_comes_back(make_fleet, campaign, data):
         reconnected(fleet)
         outages.append(now() - killed[-1])
     time.sleep(1)
-    account = take(fleet.agents, MEMBERS)
+    account = take(fleet.agents, MEMBERS, within=PATIENCE if data == "kept" else LAPSE)
     holds_at_home(account, min(outages), campaign)
     lost = account.missing(near=False)
     if data == "kept":
@@ -107,7 +108,7 @@ def test_redis_comes_back_without_data_and_with_an_earlier_clock(make_fleet, cam
     reconnected(fleet)
     outage = now() - killed
     time.sleep(1)
-    account = take(fleet.agents, MEMBERS)
+    account = take(fleet.agents, MEMBERS, within=LAPSE)
     holds_at_home(account, outage, campaign)
     assert [c for c in account.missing(near=False) if abs(c.sent - killed) >= LAPSE] == []
 

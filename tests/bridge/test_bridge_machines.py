@@ -4,7 +4,7 @@ import socket
 import time
 
 import pytest
-from bridgekit import PREFIXES, eventually, machines
+from fleetkit import PREFIXES, eventually, machines
 from sandbox import faketime_library
 
 

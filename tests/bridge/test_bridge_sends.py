@@ -1,7 +1,7 @@
 """What a site gets from bridges: its groups and reply channels reach every machine."""
 import pytest
 from accounts import take
-from bridgekit import eventually
+from fleetkit import eventually
 
 MEMBERS = 2
 

@@ -33,7 +33,7 @@ WHY_PREFIXES = None
 if WHY_NOT:
     collect_ignore_glob = ["test_*.py"]
 else:
-    from bridgekit import Fleet, why_no_namespaces
+    from fleetkit import Fleet, why_no_namespaces
 
     WHY_PREFIXES = why_no_namespaces()
 
@@ -48,7 +48,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture
 def make_fleet(tmp_path):
-    """A function that makes machines (``bridgekit.Fleet``); all is gone afterwards."""
+    """A function that makes machines (``fleetkit.Fleet``); all is gone afterwards."""
     fleets = []
 
     def make(**options):

@@ -84,6 +84,8 @@ class Place:
     def environment(self, **more):
         """That of its processes; the package is the one that we test."""
         paths = [path for path in sys.path if path and path != HERE]
+        if self.hours_off:
+            paths.insert(0, os.path.join(HERE, "faked"))
         found = dict(os.environ, PYTHONUNBUFFERED="1", PYTHONPATH=os.pathsep.join(paths), **more)
         if self.hours_off:
             found.update(
