@@ -40,9 +40,9 @@ else:
 
 def pytest_terminal_summary(terminalreporter):
     if WHY_NOT:
-        terminalreporter.write_line("tests/bridge left out: " + WHY_NOT, yellow=True)
+        terminalreporter.write_line("tests/machines left out: " + WHY_NOT, yellow=True)
     elif WHY_PREFIXES:
-        text = "tests/bridge: NO NAMESPACES, machines were prefixes on this one: " + WHY_PREFIXES
+        text = "tests/machines: NO NAMESPACES, machines were prefixes on this one: " + WHY_PREFIXES
         terminalreporter.write_line(text, yellow=True)
 
 
