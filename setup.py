@@ -54,6 +54,11 @@ CLI = [
     'argcomplete>=3; python_version >= "3.8"',
     'rich>=10; python_version >= "3.8"',
 ]
+# For `asgi-ipc bridge`, on Python 3.8 and later.
+REDIS = [
+    "cryptography",
+    "redis>=5",
+]
 TESTS = [
     "asgiref==1.1.2",
     "hypothesis",
@@ -95,6 +100,7 @@ setup(
         "cli": CLI,
         "channels1": CHANNELS1,
         "example": EXAMPLE,
+        "redis": REDIS,
         "prometheus": ["prometheus_client>=0.4"],
         "twisted": ["Twisted>=17.1"],
         "tests": TESTS,

@@ -282,8 +282,8 @@ class IPCChannelLayer(object):
     def statistics(self, top=10):
         """Return what is in shared memory at this moment, as ``asgi-ipc stat`` shows it.
 
-        A dict of ``prefix``; of ``messages`` and ``groups``, each a dict of the figures below; of
-        lists of at most ``top`` each, ``fullest_channels``, ``oldest_channels`` and
+        A dict of ``prefix``; of ``messages``, ``groups`` and ``bridge``, each a dict of the figures
+        below; of lists of at most ``top`` each, ``fullest_channels``, ``oldest_channels`` and
         ``largest_groups``; and of ``drops``, the messages that group sends of this very layer
         found no room for.
 
@@ -293,6 +293,14 @@ class IPCChannelLayer(object):
         ``sent_per_second`` and ``refused_per_second`` over the last seconds, ``waiting``,
         ``oldest`` (seconds), ``stored`` (bytes), ``channels``, ``receivers`` (that wait or just
         did), ``moved`` and ``damaged`` records. Of groups: ``groups`` and ``members``.
+
+        Of the bridge to other machines: ``attached``, whether one runs or did within ``expiry``,
+        ``connected``, whether it has Redis, its ``pid``, this machine's ``node``; ``sent`` and
+        ``received``, messages to and from other machines; ``waiting`` and ``limit``, messages in
+        the outbox and at most; what was not sent or not delivered: ``overflowed`` (the outbox was
+        full), ``expired``, ``refused`` (what Redis had was no message, or not for us), ``unsure``
+        (Redis lost its data); ``reconnects``, and ``lag``, seconds that the last one took from
+        Redis to here.
 
         A channel is a dict of ``channel``, ``waiting``, ``oldest``, ``sent``,
         ``sent_per_second``, ``refused``, ``refused_per_second`` and ``receivers``; a group one of

@@ -4,8 +4,8 @@ Knows the segment "/<prefix>-messages" through its parts: ``directory`` (names),
 (records and queues), ``waiters`` (who waits). Sending is in ``sending``, waiting in ``waiting``,
 looking in ``figures``, what a bridge does in ``outbox``; here is receiving, and what concerns the
 whole. Does not know msgpack, groups, name rules or either face's exceptions beyond ChannelFull. A
-channel is given as its queue: the whole name, or for a process-specific one the part up to and including the ``!``, and
-the local part.
+channel is given as its queue: the whole name, or for a process-specific one the part up to and
+including the ``!``, and the local part.
 
 Every operation is one critical section, as ``guarded`` says; then those are rung whom there is
 to ring. The commit words are named in ``layout``.

@@ -7,6 +7,7 @@ bytes that say what it is and where it goes.
 from collections import namedtuple
 
 from asgi_ipc import crossing
+from asgi_ipc._shm.doorbell import Doorbell
 from asgi_ipc._shm.words import Damage
 from asgi_ipc.crossing import OUTBOX
 from asgi_ipc.layout import (
@@ -27,12 +28,14 @@ from asgi_ipc.layout import (
     OUTBOX_LIMIT,
     RECORD_WORDS,
     RUN,
+    SENT_AT,
     SEQ,
     SEQUENCE,
     TAIL,
     WAIT_FIRST,
 )
 from asgi_ipc.sending import Senders
+from asgi_ipc.waiters import Waiter
 
 Outgoing = namedtuple("Outgoing", "seq expires routing payload")
 """A message of the outbox. ``expires``: ns of the store's clock."""
@@ -113,18 +116,30 @@ class Outbox(Senders):
         """
         return self._run(self._deliver, stream, entry, targets, payload, lifetime)
 
-    def move(self, queue, routing):
+    def move(self, queue, routing, age=0):
         """Move the first message of a channel to the outbox, if nobody waits for it here.
 
         Cost: constant. A crash inside leaves it in one of the two.
 
+        :param age: ns that it has waited at least.
         :returns: whether there was one, and the outbox had room.
         """
-        return self._run(self._move, queue, routing)
+        return self._run(self._move, queue, routing, age)
 
     def wanted(self, queues):
-        """Those of the queues at which somebody waits, and nothing is. Cost: the queues."""
+        """How many wait at queues at which nothing is: {queue: number}. Cost: the queues."""
         return self._run(self._wanted, queues)
+
+    def stand_in(self):
+        """A waiter that is rung only where nobody else waits; one for a bridge.
+
+        :raises OSError: no descriptor, or no space for the FIFO.
+        """
+        return Waiter(Doorbell(self.name, self.mode), reserve=True)
+
+    def hang_up(self, waiter, queues):
+        """Hang a waiter up at all of the queues, whether anything is there or not."""
+        self._run(self._hang, waiter, queues, self._clock())
 
     def count(self, counter, number=1):
         """Count up one of ``layout.COUNTERS``."""
@@ -206,7 +221,7 @@ class Outbox(Senders):
             crossing.count(words, "received")
         return dropped
 
-    def _move(self, queue, routing):
+    def _move(self, queue, routing, age):
         words, now = self._words, self._clock()
         hint = self._directory.find(queue)
         if hint is None:
@@ -214,7 +229,7 @@ class Outbox(Senders):
         entry = hint[0]
         self._log.drop_expired(entry, now)
         record = words[entry + FIRST]
-        if not record or words[entry + WAIT_FIRST]:
+        if not record or self._waiters.waiting(entry) or words[record + SENT_AT] + age > now:
             return False
         target = self._directory.obtain(OUTBOX, now, [entry])
         if target is None or words[target[0] + COUNT] >= words[OUTBOX_LIMIT]:
@@ -246,17 +261,19 @@ class Outbox(Senders):
         return True
 
     def _wanted(self, queues):
-        words, found = self._words, []
+        words, found = self._words, {}
         for queue in queues:
             hint = self._directory.find(queue)
-            if hint is not None and words[hint[0] + WAIT_FIRST] and not words[hint[0] + FIRST]:
-                found.append(queue)
+            if hint is not None and not words[hint[0] + FIRST]:
+                number = self._waiters.waiting(hint[0])
+                if number:
+                    found[queue] = number
         return found
 
     def _bridge(self):
         words = self._words
         hint = self._directory.find(OUTBOX)
-        figures = {name: words[crossing.COUNTER[name]] for name in COUNTERS}
+        figures = {name: int(words[crossing.COUNTER[name]]) for name in COUNTERS}
         figures["waiting"] = words[hint[0] + COUNT] if hint is not None else 0
         figures["limit"] = words[OUTBOX_LIMIT]
         figures["lease"] = words[LEASE]

@@ -53,6 +53,7 @@ class Overview(object):
             "prefix": prefix,
             "messages": self._of_messages(channels),
             "groups": self._of_groups(groups),
+            "bridge": self._of_bridge(),
             "fullest_channels": _largest(waiting, attrgetter("waiting", "oldest"), top),
             "oldest_channels": _largest(waiting, attrgetter("oldest", "waiting"), top),
             "largest_groups": _largest(groups, itemgetter(1), top),
@@ -77,6 +78,16 @@ class Overview(object):
             "damaged": header[DAMAGED],
         }
         figures.update(_of_segment(store, header))
+        return figures
+
+    def _of_bridge(self):
+        store = self._stores.messages
+        figures = store.bridge()
+        lease = figures.pop("lease")
+        figures["attached"] = lease > store.now()
+        figures["connected"] = bool(figures["connected"] and figures["attached"])
+        figures["node"] = "{0:012x}".format(figures["node"])
+        figures["lag"] /= float(SECOND)
         return figures
 
     def _of_groups(self, groups):

@@ -46,7 +46,7 @@ def _counter(name, text, key, segments=_BOTH):
     return _Metric(CounterMetricFamily, "asgi_ipc_" + name, text, segments, key)
 
 
-_M, _G = _BOTH[:1], _BOTH[1:]
+_M, _G, _B = _BOTH[:1], _BOTH[1:], ("bridge",)
 _UP = _gauge("up", "Whether the shared memory could be read: 1 or 0.", "up", ())
 _DROPS = _counter(
     "group_drops", "Messages that group sends of this process found no room for.", "drops", ()
@@ -67,6 +67,16 @@ _SHARED = (
     _counter("rebuilds", "Times that a holder of the lock died or was interrupted.", "rebuilds"),
     _counter("lock_waits", "Times that somebody had to wait for the lock.", "lock_waits"),
     _counter("lock_wait_seconds", "Time that all of them waited for the lock.", "lock_waited"),
+    _gauge("bridge_connected", "Whether the bridge runs, and has Redis: 1 or 0.", "connected", _B),
+    _counter("bridge_sent", "Messages that went to other machines.", "sent", _B),
+    _counter("bridge_received", "Messages that came from other machines.", "received", _B),
+    _gauge("bridge_outbox_messages", "Messages that wait for the bridge.", "waiting", _B),
+    _counter("bridge_overflowed", "Messages the outbox had no room for.", "overflowed", _B),
+    _counter("bridge_expired", "Messages that expired on their way.", "expired", _B),
+    _counter("bridge_refused", "Entries of Redis that were no messages for us.", "refused", _B),
+    _counter("bridge_unsure", "Messages in flight when Redis lost its data.", "unsure", _B),
+    _counter("bridge_reconnects", "Times that the bridge reached Redis again.", "reconnects", _B),
+    _gauge("bridge_lag_seconds", "Time of the last message from Redis to here.", "lag", _B),
 )
 """What there is; Prometheus adds ``_total`` to the names of counters."""
 

@@ -18,6 +18,7 @@ Words of a bell (``_shm/slots.py`` gives the first three)::
     0 STATE  1 GEN  2 LINK  3 NUMBER (random, in the FIFO's name; 0 in a free one)
     4 PID (to be shown)
     5 LOOKED (ns, when its owner last looked)  6 NODES (first of its nodes)
+    7 RESERVE (1: hangs behind all others, whenever they come: a bridge to other machines)
 
 Words of a node::
 
@@ -29,7 +30,7 @@ from asgi_ipc._shm.slots import STATE
 from asgi_ipc._shm.words import Damage
 from asgi_ipc.layout import BELL_HAND, BELL_WORDS, WAIT_FIRST, WAIT_LAST
 
-NUMBER, PID, LOOKED, OWN_NODES = range(3, 7)
+NUMBER, PID, LOOKED, OWN_NODES, RESERVE = range(3, 8)
 NEXT, PREV, ENTRY, BELL, SIBLING = range(3, 8)
 HUNG, SUMMONED = 1, 2
 
@@ -41,12 +42,16 @@ STALE = int(2.5 * SECOND)
 
 
 class Waiter(object):
-    """One receiver's side: its doorbell, its bell's slot, the nodes it has hung up."""
+    """One receiver's side: its doorbell, its bell's slot, the nodes it has hung up.
 
-    __slots__ = ("bell", "doorbell", "epoch", "nodes")
+    :param reserve: it is rung only where nobody else waits.
+    """
 
-    def __init__(self, doorbell):
+    __slots__ = ("bell", "doorbell", "epoch", "nodes", "reserve")
+
+    def __init__(self, doorbell, reserve=False):
         self.doorbell = doorbell
+        self.reserve = reserve
         self.bell = 0
         self.epoch = 0
         self.nodes = {}
@@ -73,6 +78,7 @@ class Waiters(object):
         words[bell + PID] = pid
         words[bell + LOOKED] = now
         words[bell + OWN_NODES] = 0
+        words[bell + RESERVE] = waiter.reserve
         words[bell + STATE] = 1
         waiter.bell = bell
         waiter.nodes.clear()
@@ -84,7 +90,10 @@ class Waiters(object):
         return bell and self._words[bell + NUMBER] == waiter.doorbell.number
 
     def hang(self, waiter, entry):
-        """Hang a waiter up at an entry, behind the others; False if all nodes are in use."""
+        """Hang a waiter up at an entry, behind the others; False if all nodes are in use.
+
+        There is one reserve at an entry at most: before it, if it comes last.
+        """
         words = self._words
         node = waiter.nodes.get(entry)
         if node is None:
@@ -106,12 +115,24 @@ class Waiters(object):
         last = words[entry + WAIT_LAST]
         if last and (not self.nodes.contains(last) or words[last + ENTRY] != entry):
             raise Damage("a list of waiters ends in what is none of them")
+        behind = 0
+        if last and words[words[last + BELL] + RESERVE] and not waiter.reserve:
+            behind, last = last, words[last + PREV]
         words[node + PREV] = last
-        words[node + NEXT] = 0
+        words[node + NEXT] = behind
         words[node + STATE] = HUNG
         words[last + NEXT if last else entry + WAIT_FIRST] = node
-        words[entry + WAIT_LAST] = node
+        words[behind + PREV if behind else entry + WAIT_LAST] = node
         return True
+
+    def waiting(self, entry):
+        """How many wait at an entry, a reserve not counted. Cost: they."""
+        words = self._words
+        node, number = words[entry + WAIT_FIRST], 0
+        while node and number < self.nodes.high:
+            number += not words[words[node + BELL] + RESERVE]
+            node = words[node + NEXT]
+        return number
 
     def summon(self, entry, now):
         """Take the first waiter off an entry; return (its bell, the bell's number) or None."""

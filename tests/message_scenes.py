@@ -1,9 +1,10 @@
 """Scenes with a MessageStore: each of its public operations, on each way that it can take."""
 from stage import ROOMY, Scene, but
-from stages import BACKLOG, MANY
+from stages import BACKLOG, LAST, MANY
 from storekit import LONG, PLENTY, drain, get, put, try_put
 
 from asgi_ipc._shm.clock import SECOND
+from asgi_ipc.crossing import GROUPS, OUTBOX, OWN
 
 FILLING = b"f" * 800
 BIG = b"0123456789" * 500
@@ -201,6 +202,47 @@ def in_pieces(before):
     """What ``send_each`` does where the log has no room for all at once: one after the other."""
     first = but(before, {u"p!": before[u"p!"] + [(u"x", b"y" * 200), (u"z", b"y" * 200)]})
     return [first, but(first, {u"q!": [(u"y", b"y" * 200)]})]
+
+
+ENTRY = (7, 3)
+"""The id of an entry from another machine."""
+
+WAITING = [(u"ggroup", b"x0"), (u"cp!x", b"x1"), (u"ggroup", b"x2")]
+"""What the outbox holds."""
+
+
+def with_outbox(stage, store):
+    """What is usual, and three messages for other machines."""
+    stage.furnish(store)
+    store.lease(store.now() + LONG, 100)
+    for routing, payload in WAITING:
+        put(store, OUTBOX, payload, local=routing)
+
+
+def reserve(stage):
+    """A bridge hangs at "w" and "v", behind all who come."""
+    stage.bystander = stage.open()
+    stage.waiter = stage.bystander.stand_in()
+    stage.bystander.hang_up(stage.waiter, [u"w", u"v"])
+
+
+def take_from_outbox(stage):
+    """Redis has the first two."""
+    batch = stage.victim.peek_batch(2, 1000)
+    stage.victim.depart(batch[-1].seq, 1)
+    stage.victim.drop_through(batch[-1].seq)
+
+
+def deliver(targets, payload=b"all", stream=OWN):
+    def operation(stage):
+        stage.victim.deliver(stream, ENTRY, targets, payload, LONG)
+
+    return operation
+
+
+def arrived(outcomes):
+    """The same, and the entry noted as the last one, in each."""
+    return lambda before: [but(each, {LAST: [(u"", b"7-3")]}) for each in outcomes(before)]
 
 
 MESSAGES = [
@@ -537,5 +579,63 @@ MESSAGES = [
         before_it_moves,
         corpse=True,
         reaches=["rebuild"],
+    ),
+    Scene(
+        "deliver to many",
+        deliver([(u"p!", b"x\nz", PLENTY), (u"q!", b"y", PLENTY), (u"a", b"", PLENTY)]),
+        arrived(fanned),
+        reaches=["begin_delivery", "end_delivery"],
+    ),
+    Scene(
+        "deliver to one who waits",
+        deliver([(u"w", b"", PLENTY)]),
+        arrived(sent(u"w", b"all")),
+        arrange=hang_up,
+        reaches=["summon", "ring"],
+    ),
+    Scene(
+        "deliver to many piece by piece",
+        deliver(
+            [(u"p!", b"x\nz", PLENTY), (u"q!", b"y", PLENTY), (u"a", b"", PLENTY)], b"y" * 200
+        ),
+        arrived(in_pieces),
+        {u"a": BACKLOG[u"a"]},
+        nearly_filled,
+        full=True,
+    ),
+    Scene(
+        "wait in front of a bridge",
+        wait_in_vain,
+        arrange=reserve,
+        finish=still_served,
+        reaches=["hang"],
+    ),
+    Scene("deliver to nobody", deliver([]), arrived(lambda before: [before])),
+    Scene(
+        "deliver to one who is full",
+        deliver([(u"a", b"", 3)]),
+        arrived(lambda before: [before]),
+    ),
+    Scene(
+        "deliver of the other stream",
+        deliver([(u"a", b"", PLENTY)], stream=GROUPS),
+        sent(u"a", b"all"),
+    ),
+    Scene(
+        "take from the outbox",
+        take_from_outbox,
+        lambda before: [but(before, {OUTBOX: before[OUTBOX][number:]}) for number in (1, 2)],
+        {OUTBOX: WAITING},
+        with_outbox,
+    ),
+    Scene(
+        "move to the outbox",
+        lambda stage: stage.victim.move(u"a", b"sa"),
+        lambda before: [
+            but(before, {u"a": before[u"a"][1:], OUTBOX: before[OUTBOX] + [(u"sa", b"a0")]})
+        ],
+        {OUTBOX: WAITING},
+        with_outbox,
+        reaches=["begin_move"],
     ),
 ]

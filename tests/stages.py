@@ -3,8 +3,12 @@ from stage import LOCK_TIMEOUT, Stage, but
 from storekit import LONG, PLENTY, drain, get, open_messages, put
 
 from asgi_ipc import core
+from asgi_ipc.crossing import OUTBOX, OWN
 from asgi_ipc.groups import GroupStore
 from asgi_ipc.stores import segment_names
+
+LAST = u"(last)"
+"""Among contents: the last entry from other machines that was delivered, if there was any."""
 
 FAR = 10 ** 15
 """Nanoseconds of the clock that no test comes to."""
@@ -27,7 +31,7 @@ MANY = [u"n{0}".format(number) for number in range(70)]
 class MessageStage(Stage):
     """Of a MessageStore; contents are {queue: [(local part, payload)]}."""
 
-    common = [u"a", u"b", u"p!", u"q!", u"old", u"old!", u"new", u"w", u"v", u"big"] + MANY
+    common = [OUTBOX, u"a", u"b", u"p!", u"q!", u"old", u"old!", u"new", u"w", u"v", u"big"] + MANY
     usual = BACKLOG
 
     @staticmethod
@@ -102,6 +106,9 @@ class MessageStage(Stage):
                 assert message[0] == queue
                 found.setdefault(queue, []).append(message[1:])
                 message = store.receive([queue])
+        last = store.last_id(OWN)
+        if last != (0, 0):
+            found[LAST] = [(u"", b"%d-%d" % last)]
         return found
 
     @staticmethod

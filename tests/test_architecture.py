@@ -37,7 +37,7 @@ STORE = [
 ABOVE_STORE = {
     "core", "aio", "copies", "process", "inbox", "loops", "watch", "gate", "cli", "stores",
     "reactor", "routing", "options", "drops", "overview", "__main__", "existing", "prometheus",
-    "testing", "fixtures", "apps", "checks", "access", "attached", "machine", "commands",
+    "bridge", "testing", "fixtures", "apps", "checks", "access", "attached", "machine", "commands",
 }  # fmt: skip
 OUTSIDE = {"posix_ipc", "msgpack", "six"}
 LIBRARY = {
@@ -54,6 +54,8 @@ OPTIONAL = {
     "reactor": {"twisted"},
     "aio": {"channels"},
     "apps": {"django"},
+    "bridge.envelope": {"cryptography"},
+    "bridge.link": {"redis"},
     "checks": {"channels", "django"},
     "cli": {"argcomplete"},
     "errors": {"asgiref"},
@@ -70,15 +72,18 @@ COMMAND_LINE = {"cli", "__main__", "access", "attached", "machine"}
 ASYNCHRONOUS = ["process", "inbox", "loops", "watch", "gate"]
 """What lies below the asynchronous face, the upper ones first."""
 
-NEW = ["aio", "copies"] + ASYNCHRONOUS
-"""What is for Python 3.8 and later."""
-
 MODULES = sorted(
     os.path.relpath(os.path.join(folder, name), FOLDER)[:-3].replace(os.sep, ".")
     for folder, _, names in os.walk(FOLDER)
     for name in names
     if name.endswith(".py")
 )
+
+BRIDGE = [name for name in MODULES if name.startswith("bridge")]
+"""A program of its own."""
+
+NEW = ["aio", "copies"] + ASYNCHRONOUS + BRIDGE
+"""What is for Python 3.8 and later."""
 
 
 def is_command_line(module):
@@ -182,7 +187,20 @@ def test_nobody_else_knows_channels(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_one_module_has_asynchronous_syntax(module):
     kinds = {type(node).__name__ for node in ast.walk(parsed(module))}
-    assert bool(kinds & {"AsyncFunctionDef", "Await"}) == (module == "aio")
+    if module not in BRIDGE:
+        assert bool(kinds & {"AsyncFunctionDef", "Await"}) == (module == "aio")
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in BRIDGE])
+def test_the_bridge_is_known_to_its_command_alone(module):
+    known = "bridge" in {name.split(".")[0] for name in own(module)}
+    assert known == (module == "commands.bridge")
+
+
+@pytest.mark.parametrize("module", BRIDGE)
+def test_the_bridge_knows_stores_and_neither_face(module):
+    roots = {name.split(".")[0] for name in own(module)}
+    assert not roots & {"core", "aio", "process", "watch", "codec"}
 
 
 def may_print(module):

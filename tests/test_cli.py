@@ -68,7 +68,7 @@ def test_every_command_can_be_learned_from_its_help(capsys):
     text = capsys.readouterr().out
     names = re.findall(r"^    ([a-z-]+)\s", text, re.MULTILINE)
     assert {"ls", "stat", "top", "channels", "groups", "peek", "send", "receive", "group-send",
-            "check", "flush", "rm", "doctor", "bench", "demo"} == set(names)  # fmt: skip
+            "check", "flush", "rm", "doctor", "bridge", "bench", "demo"} == set(names)  # fmt: skip
     assert "exit status:" in text
     for name in names:
         with pytest.raises(SystemExit) as caught:

@@ -116,7 +116,7 @@ def test_sizes_that_no_segment_has(prefix, open_layer, kind, size):
     [
         (MAGIC, 1, "not asgi_ipc's"),
         (LAYOUT, 1, "layout 1 of kind"),
-        (LAYOUT, 3, "layout 3 of kind"),
+        (LAYOUT, 4, "layout 4 of kind"),
         (KIND, 7, "kind 7"),
         (SIZE, 2 * BYTES, "header is damaged"),
         (KEY, 5, "header is damaged"),

@@ -40,6 +40,16 @@ SHARED = {
     "asgi_ipc_rebuilds_total",
     "asgi_ipc_lock_waits_total",
     "asgi_ipc_lock_wait_seconds_total",
+    "asgi_ipc_bridge_connected",
+    "asgi_ipc_bridge_sent_total",
+    "asgi_ipc_bridge_received_total",
+    "asgi_ipc_bridge_outbox_messages",
+    "asgi_ipc_bridge_overflowed_total",
+    "asgi_ipc_bridge_expired_total",
+    "asgi_ipc_bridge_refused_total",
+    "asgi_ipc_bridge_unsure_total",
+    "asgi_ipc_bridge_reconnects_total",
+    "asgi_ipc_bridge_lag_seconds",
 }
 OWN = {"asgi_ipc_group_drops_total"}
 PER_SEGMENT = {

@@ -10,15 +10,17 @@ less the time in its id.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Dict
+from typing import TYPE_CHECKING, Any, Dict
 
 from asgi_ipc import routing
 from asgi_ipc._shm import clock
 from asgi_ipc.bridge.envelope import GROUPS, Envelope, Refused, Sealer, node_stream
 from asgi_ipc.bridge.link import MILLISECOND, Id, Link
-from asgi_ipc.bridge.station import Station
 from asgi_ipc.crossing import STREAMS
 from asgi_ipc.drops import Drops
+
+if TYPE_CHECKING:
+    from asgi_ipc.bridge.station import Station
 
 COUNT = 100
 """Entries that are read at once."""

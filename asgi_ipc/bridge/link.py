@@ -122,12 +122,20 @@ class Link:
 
     async def read_shared(
         self, channels: Dict[str, str], group: str, consumer: str, count: int, block: int
-    ) -> List[Tuple[str, List[Tuple[Id, Any]]]]:
-        """The same as a consumer of a group; ``channels``: stream -> id, ">" for new ones."""
+    ) -> Optional[List[Tuple[str, List[Tuple[Id, Any]]]]]:
+        """The same as a consumer of a group; None if a stream has no such group.
+
+        :param channels: stream -> id, ">" for new ones.
+        """
         wanted = {self.key(stream): last for stream, last in channels.items()}
-        found = await self._client.xreadgroup(
-            group, consumer, wanted, count=count, block=block or None
-        )
+        try:
+            found = await self._client.xreadgroup(
+                group, consumer, wanted, count=count, block=block or None
+            )
+        except exceptions.ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            return None
         return self._entries(found)
 
     async def join(self, stream: str, group: str) -> None:

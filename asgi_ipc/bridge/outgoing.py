@@ -12,13 +12,15 @@ and ``settle`` asks, before anything else is sent:
 """
 from __future__ import annotations
 
-from typing import Any, Callable, List, Tuple
+from typing import TYPE_CHECKING, Any, Callable, List, Tuple
 
 from asgi_ipc._shm import clock
 from asgi_ipc.bridge.envelope import Sealer, stream_of
 from asgi_ipc.bridge.link import MILLISECOND, Link, State
-from asgi_ipc.bridge.station import Station
 from asgi_ipc.drops import Drops
+
+if TYPE_CHECKING:
+    from asgi_ipc.bridge.station import Station
 
 BATCH, BATCH_BYTES = 256, 1024 * 1024
 """Messages, and bytes after which no further one is added, of what is sent to Redis at once."""

@@ -151,10 +151,7 @@ class Bridge:
                 if task.done():
                     task.result()
         finally:
-            stop.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(stop, *tasks, return_exceptions=True)
+            await _cancelled([stop, *tasks])
 
     async def _renew(self, station: Station) -> None:
         while True:
@@ -233,6 +230,19 @@ class Bridge:
         except FAILURES:
             # It is gone already.
             pass
+
+
+async def _cancelled(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancel tasks until they have ended: a read of redis-py may take it for a timeout."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=TRY)
+    for task in tasks:
+        # Its error, if it had one, was raised by who looked first; it is not to be told of twice.
+        if not task.cancelled():
+            task.exception()
 
 
 def run(settings: Settings, attach: Callable[[], Any]) -> None:

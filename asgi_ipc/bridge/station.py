@@ -80,6 +80,8 @@ class Station:
         self._limit = limit
         self._drops = Drops()
         self._bell = asyncio.Event()
+        self._summons = asyncio.Event()
+        self._reserve: Any = None
         self._waiter: Any = self.messages.borrow_waiter()
         self._waiter.doorbell.silence()
         loop = asyncio.get_running_loop()
@@ -116,6 +118,31 @@ class Station:
             await asyncio.wait_for(self._bell.wait(), LOOK)
         except asyncio.TimeoutError:
             pass
+
+    def stand_by(self, queues: Sequence[str]) -> None:
+        """Be rung for what comes into these queues while nobody else waits there."""
+        if self._reserve is None:
+            self._reserve = self.messages.stand_in()
+            descriptor = self._reserve.doorbell.fileno()
+            asyncio.get_running_loop().add_reader(descriptor, self._was_rung)
+        self.messages.hang_up(self._reserve, queues)
+
+    def was_summoned(self) -> bool:
+        """Whether that happened since this was asked last."""
+        rung = self._summons.is_set()
+        self._summons.clear()
+        return rung
+
+    async def summoned(self, seconds: float) -> None:
+        """Wait until that happens, so long at most."""
+        try:
+            await asyncio.wait_for(self._summons.wait(), seconds)
+        except asyncio.TimeoutError:
+            pass
+
+    def _was_rung(self) -> None:
+        self._reserve.doorbell.silence()
+        self._summons.set()
 
     def ring(self) -> None:
         """Have who waits look now."""
@@ -171,9 +198,14 @@ class Station:
 
     def close(self, clean: bool) -> None:
         """Leave. ``clean``: nobody is to count on a successor."""
-        asyncio.get_running_loop().remove_reader(self._waiter.doorbell.fileno())
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._waiter.doorbell.fileno())
+        if self._reserve is not None:
+            loop.remove_reader(self._reserve.doorbell.fileno())
         try:
             self.messages.leave(self._waiter)
+            if self._reserve is not None:
+                self.messages.leave(self._reserve)
             self.messages.tell(connected=0)
             if clean:
                 self.messages.lease(0, self._limit)

@@ -175,6 +175,7 @@ def _print_stat(figures):
     _print_identity(figures)
     _print_messages(figures["messages"])
     _print_groups(figures["groups"])
+    _print_bridge(figures["bridge"])
     _print_channels("Fullest channels", figures["fullest_channels"])
     _print_channels("Oldest channels", figures["oldest_channels"])
     if figures["largest_groups"]:
@@ -232,6 +233,29 @@ def _print_groups(groups):
     memory = "{0} held of {1}".format(output.size(groups["memory"]), output.size(groups["size"]))
     output.say("\nGroups")
     output.pairs([("  groups", members), ("  memory", memory)] + _lock_rows(groups))
+
+
+def _print_bridge(bridge):
+    if not bridge["pid"]:
+        # There never was one.
+        return
+    state = "none runs"
+    if bridge["attached"]:
+        state = "process {0}, {1}".format(
+            bridge["pid"], "has Redis" if bridge["connected"] else "NO REDIS"
+        )
+    passed = "{sent} out, {received} in, {reconnects} reconnects".format(**bridge)
+    lost = "{overflowed} for want of room, {expired} expired, {unsure} unsure, {refused} refused"
+    output.say("\nBridge")
+    output.pairs(
+        [
+            ("  bridge", "{0}; this is node {1}".format(state, bridge["node"])),
+            ("  messages", passed),
+            ("  outbox", "{waiting} of at most {limit}".format(**bridge)),
+            ("  lost", lost.format(**bridge)),
+            ("  lag", "{0} from Redis to here".format(output.seconds(bridge["lag"]))),
+        ]
+    )
 
 
 def _counted(messages, name):
