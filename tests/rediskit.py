@@ -96,9 +96,9 @@ class RedisServer(object):
             command + list(words),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            universal_newlines=True,
         )
-        return process.communicate()[0].strip()
+        # Whatever bytes there are.
+        return process.communicate()[0].decode("latin-1").strip()
 
     def kill(self):
         """End it at once, as a crash does."""

@@ -233,7 +233,9 @@ class Fleet:
     def bridge(self, place, name="bridge", *arguments):
         """Start one more bridge on a machine."""
         words = ["-m", "asgi_ipc", "bridge", self.redis.url, "--prefix", place.prefix]
-        return place.start(name, *words, "--name", self.name, *arguments)
+        words += ["--name", self.name, "--expiry", str(self.options["expiry"])]
+        words += ["--capacity", str(self.options["capacity"])]
+        return place.start(name, *words, *arguments)
 
     def agent(self, place, members=2):
         """Start one more process of the site on a machine."""

@@ -1,4 +1,6 @@
 """What a site gets from bridges: its groups and reply channels reach every machine."""
+import time
+
 import pytest
 from accounts import take
 from fleetkit import eventually
@@ -63,14 +65,16 @@ def test_without_a_bridge_the_other_machines_are_not_reached_and_that_is_said(fl
 
 def test_what_a_bridge_counts(fleet):
     here, there = fleet.agents[:2]
-    before = here.bridge(), there.bridge()
-    here.say(10)
-    take(fleet.agents, MEMBERS)
 
     def counted():
-        after = here.bridge(), there.bridge()
-        out = after[0]["messages_out"] - before[0]["messages_out"]
-        return out, after[1]["messages_in"] - before[1]["messages_in"]
+        return here.bridge()["sent"], there.bridge()["received"]
 
-    eventually(lambda: counted() == (10, 10), lambda: str(counted()))
+    # What says that all are connected is under way still.
+    before, again = None, counted()
+    while before != again:
+        time.sleep(0.5)
+        before, again = again, counted()
+    here.say(10)
+    wanted = before[0] + 10, before[1] + 10
+    eventually(lambda: counted() == wanted, lambda: "{0}: {1}".format(wanted, counted()))
     assert '"bridge"' in fleet.places[0].run("stat", "--json", fleet.places[0].prefix)
