@@ -253,8 +253,10 @@ def _client(url: str, sentinel: str, cluster: bool) -> Any:
         parsed = redis.connection.parse_url(url)
         place = (parsed.pop("host", "localhost"), parsed.pop("port", 26379))
         parsed.pop("connection_class", None)
-        master = redis.Sentinel([place], sentinel_kwargs=dict(options), **{**options, **parsed})
-        return master.master_for(sentinel)
+        # Without annotations in redis-py.
+        make: Any = redis.Sentinel
+        known = make([place], sentinel_kwargs=dict(options), **{**options, **parsed})
+        return known.master_for(sentinel)
     if url.startswith("unix:"):
         del options["socket_keepalive"]
     return redis.Redis.from_url(url, **options)

@@ -43,8 +43,17 @@ class Outgoing:
         self._sealer = sealer
         self._age = age
         self._run = 0
+        self._doubtful = False
         self._unsure = Drops(UNSURE)
         self._node = int(station.node, 16)
+
+    def doubt(self) -> None:
+        """Redis was seen to be away: ask how things are before anything is sent.
+
+        What is sent over a connection that is dead already would count as unsure.
+        """
+        self._doubtful = True
+        self._station.ring()
 
     async def settle(self) -> None:
         """Find out what became of a batch that was not answered. To be called first."""
@@ -62,10 +71,13 @@ class Outgoing:
             # Redis lost it, or this is the first time.
             await self._link.set_guard(state.sent, acked)
         self._run = state.run
+        self._doubtful = False
 
     async def pump(self, ending: Callable[[], bool]) -> None:
         """Send what is in the outbox, and what comes, until it is empty in the end."""
         while True:
+            if self._doubtful:
+                await self.settle()
             batch = await self._station.persist(
                 self._station.messages.peek_batch, BATCH, BATCH_BYTES
             )

@@ -126,7 +126,9 @@ class Bridge:
             work: List[Awaitable[None]] = [
                 self._renew(station),
                 self._send(outgoing, read, station),
-                self._again(incoming.settle, incoming.pump, read.set),
+                self._again(
+                    incoming.settle, incoming.pump, read.set, lambda _: outgoing.doubt()
+                ),
             ]
             if settings.shared:
                 sharing = Sharing(station, links[2], sealer, settings.shared, settings.expiry)

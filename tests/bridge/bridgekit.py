@@ -31,6 +31,19 @@ def until(reached, what="it", seconds=PATIENCE):
         time.sleep(0.01)
 
 
+def run(*words):
+    """Run a command to its end: (exit status, what it said)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "asgi_ipc", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join([PACKAGE, *sys.path])),
+        timeout=PATIENCE,
+        check=False,
+    )
+    return done.returncode, done.stdout.decode()
+
+
 class Server:
     """A redis-server at a socket in a folder of its own."""
 
@@ -128,6 +141,12 @@ class Machine:
 
     def figures(self):
         return self.layer._stores.messages.bridge()
+
+    def command(self, name):
+        """What a command says of this machine's prefix."""
+        status, text = run(name, self.prefix)
+        assert status == 0
+        return text
 
     def connected(self):
         return until(lambda: self.figures()["connected"] and self._reads(), "a connection")

@@ -1,6 +1,6 @@
 """The bridge against a real Redis: what reaches whom, once."""
 import pytest
-from bridgekit import until
+from bridgekit import run, until
 
 from asgi_ipc.crossing import OUTBOX
 from asgi_ipc.errors import ChannelFull, NoBridge
@@ -220,3 +220,41 @@ def test_it_goes_on_when_the_shared_memory_is_removed(machines):
     here.layer.send_group("room", {"n": 2})
     assert here.receive(member) == {"n": 2}
     assert here.receive(member, QUIET) is None
+
+
+def test_the_figures(machines, server):
+    here, there = machines(2)
+    member = there.member("room")
+    here.layer.send_group("room", {"n": 1})
+    there.receive(member)
+    figures = here.layer.statistics()["bridge"]
+    assert (figures["attached"], figures["connected"]) == (True, True)
+    assert figures["pid"] == here.bridges[0].process.pid
+    assert figures["node"] == here.layer._stores.node
+    assert there.layer.statistics()["bridge"]["received"] == 1
+    assert 0 <= there.layer.statistics()["bridge"]["lag"] < 5
+    shown = here.command("stat")
+    assert "has Redis" in shown
+    assert "1 out, 0 in" in shown
+    server.kill()
+    until(lambda: not here.layer.statistics()["bridge"]["connected"], "notice")
+    assert "NO REDIS" in here.command("stat")
+    here.bridges[0].end()
+    assert not here.layer.statistics()["bridge"]["attached"]
+    assert "none runs" in here.command("stat")
+
+
+@pytest.mark.parametrize(
+    "options,said",
+    [
+        (["http://nowhere"], "redis://"),
+        (["redis://localhost", "--expiry", "0"], "--expiry"),
+        (["redis://localhost", "--key-file", "/nowhere/keys"], "No such file"),
+        (["redis://localhost", "--prefix", "a/b"], "no prefix"),
+    ],
+)
+def test_a_wrong_command_line(options, said):
+    status, text = run("bridge", *options)
+    assert status == 1
+    assert said in text
+    assert "Traceback" not in text
