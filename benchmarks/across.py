@@ -20,6 +20,7 @@ from collections import namedtuple
 
 from benchmarks import across_report, machines, peers
 from benchmarks.environment import describe
+from benchmarks.peers.base import CAPACITY, EXPIRY
 from benchmarks.redis_server import RedisMissing, RedisServer
 from benchmarks.session import ROOT, Host, PeerFailed, current_interpreter
 
@@ -85,7 +86,7 @@ class Ground:
 
 
 class Contestant:
-    """One peer on some machines: its processes, their members joined.
+    """One peer on all machines: its processes, their members joined.
 
     ``counts``: name -> values, one a round. ``samples``: name -> nanoseconds of single ones. What
     they are is told in ``across_report``.
@@ -93,20 +94,19 @@ class Contestant:
     :param name: unlike those of all others.
     """
 
-    def __init__(self, ground, peer, name, count=MACHINES):
+    def __init__(self, ground, peer, name):
         self.peer = peer
         self.name = name
         self.ground = ground
         self.counts = {}
-        self.samples = {"delivered": [], "call": []}
-        self._count_of_machines = count
-        self._bridges = []
+        self.samples = {"delivered": [], "call": [], "alone": []}
+        self._bridges = {}
         self._sessions = []
         self._rooms = contextlib.ExitStack()
 
     def open(self):
         """Start everything."""
-        for number in range(self._count_of_machines):
+        for number in range(MACHINES):
             host = self._rooms.enter_context(contextlib.closing(self._host(number)))
             host.started()
             prefix = self._prefix(number)
@@ -156,17 +156,26 @@ class Contestant:
     def start_bridges(self):
         """One on each machine, and wait until they are connected."""
         for number in range(MACHINES):
-            command = [*self.ground.before(number), sys.executable, "-m", "asgi_ipc", "bridge"]
-            command += [self.ground.redis.tcp_url, "--prefix", self._prefix(number)]
-            command += ["--name", "across"]
-            path = os.path.join(self.ground.folder, "log-bridge{0}".format(number))
-            with open(path, "wb") as log:
-                process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    env=dict(os.environ, PYTHONPATH=ROOT),
-                )
-            self._rooms.callback(_end, process)
-            self._bridges.append(process)
+            self._start_bridge(number)
+        self._rooms.callback(self._end_bridges)
+        self._await_bridges()
+
+    def _start_bridge(self, number):
+        command = [*self.ground.before(number), sys.executable, "-m", "asgi_ipc", "bridge"]
+        command += [self.ground.redis.tcp_url, "--prefix", self._prefix(number)]
+        command += ["--name", "across", "--capacity", str(CAPACITY), "--expiry", str(EXPIRY)]
+        path = os.path.join(self.ground.folder, "log-bridge{0}".format(number))
+        with open(path, "ab") as log:
+            self._bridges[number] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=dict(os.environ, PYTHONPATH=ROOT),
+            )
+
+    def _end_bridges(self):
+        while self._bridges:
+            _end(self._bridges.popitem()[1])
+
+    def _await_bridges(self):
         deadline = time.monotonic() + CONNECT_SECONDS
         while not self._all_hear():
             if time.monotonic() > deadline:
@@ -198,21 +207,27 @@ class Contestant:
         """One round of everything."""
         self.samples["delivered"] += [self._deliver() for _ in range(pace.single)]
         self._burst(pace.burst)
-        if not self.peer.redis:
-            self._calls(pace.calls)
+        # Milliseconds need fewer of them than microseconds.
+        calls = pace.calls // 5 if self.peer.redis else pace.calls
+        self.samples["call"] += self._calls(calls, self._receivers())
+        if self._bridges:
+            # The same processes, with no bridge on their machine.
+            _end(self._bridges.pop(0))
+            self.samples["alone"] += self._calls(calls, self._receivers()[:PROCESSES])
+            self._start_bridge(0)
+            self._await_bridges()
 
-    def _begin(self, task, **arguments):
-        for _, actor in self._receivers():
+    def _begin(self, task, reached=None, **arguments):
+        reached = reached or self._receivers()
+        for _, actor in reached:
             actor.begin(task, **arguments)
-        for _, actor in self._receivers():
+        for _, actor in reached:
             actor.await_ready()
 
     def _deliver(self):
         """Nanoseconds from a group send to its last delivery; all members wait for it."""
         self._begin("collect", number=MEMBERS)
-        started, ended = self.sender.call("group_send", group=GROUP)
-        if self.peer.redis:
-            self.samples["call"].append(ended - started)
+        started = self.sender.call("group_send", group=GROUP)[0]
         last = [actor.finish() - self.ground.ahead(number) for number, actor in self._receivers()]
         return max(last) - (started - self.ground.ahead(0))
 
@@ -231,16 +246,13 @@ class Contestant:
         for name, value in redis_costs(before, after).items():
             self._count(name, value / count)
 
-    def _calls(self, count):
-        """Group sends that nobody waits for, each timed; then all is received.
-
-        In microseconds, to wake a receiver counts. Where it is milliseconds, the others will do.
-        """
+    def _calls(self, count, reached):
+        """Nanoseconds of group sends that nobody waits for; then all is received."""
         times = self.sender.call("emit_group", group=GROUP, count=count)[0]
-        self.samples["call"] += [later - earlier for earlier, later in zip(times, times[1:])]
-        self._begin("absorb_group", count=count)
-        for _, actor in self._receivers():
+        self._begin("absorb_group", reached, count=count)
+        for _, actor in reached:
             actor.finish()
+        return [later - earlier for earlier, later in zip(times, times[1:])]
 
     def _count(self, name, value):
         self.counts.setdefault(name, []).append(value)
@@ -248,7 +260,7 @@ class Contestant:
     def _bridges_time(self):
         """Nanoseconds of the processor that all bridges took so far."""
         ticks = 0
-        for process in self._bridges:
+        for process in self._bridges.values():
             with open("/proc/{0}/stat".format(process.pid)) as stream:
                 ticks += sum(map(int, stream.read().rpartition(")")[2].split()[11:13]))
         return ticks * SECOND // os.sysconf("SC_CLK_TCK")
@@ -295,9 +307,10 @@ def measure(ground, pace, say):
     """All contestants, in turn; the result as ``across_report`` has it."""
     result = across_report.new(describe(), ground.obstacle, pace == QUICK)
     by_name = peers.by_name()
-    wanted = [(name, Contestant(ground, by_name[name], "c%d" % n, MACHINES))
-              for n, name in enumerate(CONTESTANTS)]
-    wanted.append((across_report.ALONE, Contestant(ground, by_name[peers.OURS_ASYNC], "alone", 1)))
+    wanted = [
+        (name, Contestant(ground, by_name[name], "c{0}".format(number)))
+        for number, name in enumerate(CONTESTANTS)
+    ]
     ready = []
     try:
         for name, contestant in wanted:
@@ -312,14 +325,25 @@ def measure(ground, pace, say):
                 result["left_out"][name] = str(error)
         for number in range(pace.rounds):
             say("round {0} of {1}".format(number + 1, pace.rounds))
-            for _, contestant in ready:
-                contestant.round(pace)
+            ready = [entry for entry in ready if _goes_on(entry, pace, result)]
     finally:
         for _, contestant in wanted:
             contestant.close()
     for name, contestant in ready:
         across_report.add(result, name, contestant)
     return result
+
+
+def _goes_on(entry, pace, result):
+    """Do one round of a contestant; False if it failed, which is noted."""
+    name, contestant = entry
+    try:
+        contestant.round(pace)
+    except (PeerFailed, OSError) as error:
+        result["left_out"][name] = str(error)
+        contestant.close()
+        return False
+    return True
 
 
 def parse(arguments):

@@ -11,7 +11,8 @@
         "asgi_ipc.aio": {
           "version": "2.0.0",
           "delivered": {"p50": ..., "p99": ...},  ns from a send to the last of all deliveries
-          "call": {"p50": ..., "p99": ...},       ns of the send alone, while nobody waits
+          "call": {"p50": ..., "p99": ...},       ns of the send itself, while nobody waits
+          "alone": {"p50": ..., "p99": ...},      the same with no bridge on the machine
           "message": ...,     ns for each message, where they are sent without a pause; of such:
           "web": ...,         ns of the processor for each message, in all web processes together
           "bridges": ...,     the same, in all bridges
@@ -22,8 +23,6 @@
         }
       }
     }
-
-``ALONE`` is asgi_ipc without a bridge, on one of the machines: what its send costs there.
 """
 import json
 import os
@@ -34,8 +33,7 @@ from benchmarks.report import Table, duration, significant
 from benchmarks.session import ROOT
 
 SCHEMA = 1
-ALONE = "asgi_ipc.aio alone"
-SINGLE = ("delivered", "call")
+SINGLE = ("delivered", "call", "alone")
 DOCUMENT = os.path.join(ROOT, "docs", "scaling.rst")
 DEARER = 3000
 """Nanoseconds that the bridge may add to a group send."""
@@ -44,6 +42,7 @@ ROWS = (
     ("to the last of 3,000 deliveries, p50", ("delivered", "p50"), duration),
     ("the same, p99", ("delivered", "p99"), duration),
     ("the send itself, p50", ("call", "p50"), duration),
+    ("the same on a machine without a bridge, p50", ("alone", "p50"), duration),
     ("messages a second, sent without a pause", ("message",), lambda ns: significant(1e9 / ns)),
     ("processor for each, in the web processes", ("web",), duration),
     ("the same, in the bridges", ("bridges",), duration),
@@ -72,6 +71,8 @@ def add(result, name, contestant):
     found = {"version": contestant.version}
     for kind in SINGLE:
         samples = contestant.samples[kind]
+        if not samples:
+            continue
         found[kind] = {"p50": percentile(samples, 0.5), "p99": percentile(samples, 0.99)}
     for kind, values in contestant.counts.items():
         found[kind] = round(median(values), 2)
@@ -125,7 +126,7 @@ def verdict(result):
     ours = result["peers"].get(peers.OURS_ASYNC)
     if ours is None:
         return [("asgi_ipc with bridges takes part", "not measured", False)]
-    alone = value(result, ALONE, ("call", "p50"))
+    alone = value(result, peers.OURS_ASYNC, ("alone", "p50"))
     dearer = None if alone is None else ours["call"]["p50"] - alone
     theirs = value(result, peers.REDIS_PUBSUB, ("delivered", "p50"))
     return [
