@@ -11,6 +11,7 @@ import warnings
 from asgi_ipc import errors, names, reactor
 from asgi_ipc._shm import clock, doorbell, segment
 from asgi_ipc.codec import pack, unpack
+from asgi_ipc.crossing import BRIDGE_LOCK
 from asgi_ipc.drops import Drops
 from asgi_ipc.options import MEBIBYTE, Options
 from asgi_ipc.overview import statistics_of
@@ -31,6 +32,8 @@ def unlink(prefix):
     # both anew. Rung before the groups are gone, it would keep those, and lose them.
     found = segment.unlink(groups) + segment.unlink(messages)
     found += doorbell.sweep(messages) + doorbell.sweep(groups)
+    # One that a bridge was killed with; whoever has it looks whether it is still the one.
+    doorbell.unlink(os.path.join(segment.runtime_folder(), prefix + BRIDGE_LOCK))
     return found > 0
 
 

@@ -31,6 +31,9 @@ from asgi_ipc.layout import (
 OUTBOX = u"asgi-ipc.bridge?"
 """The queue of what is for other machines: a name that no user's channel can have."""
 
+BRIDGE_LOCK = "-bridge.lock"
+"""With a prefix before it, the file beside the segments whose lock says whose turn it is."""
+
 GROUPS, OWN = 0, 1
 """Numbers of the streams: what is sent to groups, and what is for this node alone."""
 

@@ -18,7 +18,7 @@ from asgi_ipc import names
 from asgi_ipc._shm import clock
 from asgi_ipc._shm.segment import runtime_folder
 from asgi_ipc.bridge.link import MILLISECOND, Id
-from asgi_ipc.crossing import OUTBOX
+from asgi_ipc.crossing import BRIDGE_LOCK, OUTBOX
 from asgi_ipc.drops import Drops
 from asgi_ipc.errors import ChannelFull, GroupsFull, LayerClosed, LockTimeout
 
@@ -37,7 +37,7 @@ class Turn:
     """Whose turn it is to work for a prefix."""
 
     def __init__(self, prefix: str) -> None:
-        self._path = os.path.join(runtime_folder(), prefix + "-bridge.lock")
+        self._path = os.path.join(runtime_folder(), prefix + BRIDGE_LOCK)
         self._descriptor: Optional[int] = None
 
     def take(self) -> bool:
@@ -59,8 +59,16 @@ class Turn:
     def give(self) -> None:
         """Give it to the next one."""
         descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.unlink(self._path)
+        if descriptor is None:
+            return
+        try:
+            if os.fstat(descriptor).st_ino == os.stat(self._path).st_ino:
+                os.unlink(self._path)
+        except OSError as error:
+            # `asgi-ipc rm` takes it with the rest.
+            if error.errno != errno.ENOENT:
+                raise
+        finally:
             os.close(descriptor)
 
 

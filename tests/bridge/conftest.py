@@ -1,6 +1,8 @@
 """Fixtures: a Redis, and machines that belong together."""
 import os
+import re
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -19,6 +21,10 @@ def server(request):
     pytest.importorskip("redis", reason=SKIPPED.format("redis-py is not installed"))
     if shutil.which("redis-server") is None:
         pytest.skip(SKIPPED.format("there is no redis-server"))
+    text = subprocess.check_output(["redis-server", "--version"]).decode()
+    version = re.search(r"v=(\d+)\.(\d+)", text)
+    if version is None or tuple(map(int, version.groups())) < (6, 2):
+        pytest.skip(SKIPPED.format("this is no Redis 6.2 or later: " + text.strip()))
     found = Server(keeps=getattr(request, "param", False))
     yield found
     found.close()

@@ -265,3 +265,17 @@ def test_what_expired_is_not_sent(here):
     messages.send(OUTBOX, "groom", b"", 1, 100)
     numbers = fill(here, 1)
     assert settled(here, FakeLink()) == numbers[-1:]
+
+
+def test_what_is_left_of_a_turn_goes_with_the_shared_memory(here):
+    """One whose file was taken away gives its turn back without taking another's."""
+    from asgi_ipc.core import IPCChannelLayer, unlink
+
+    first, second = Turn(here.prefix), Turn(here.prefix)
+    assert first.take()
+    unlink(here.prefix)
+    assert second.take()
+    first.give()
+    assert not Turn(here.prefix).take()
+    second.give()
+    IPCChannelLayer(prefix=here.prefix).close()
