@@ -36,7 +36,9 @@ def machines(server):
     made = []
     name = "br{0}".format(os.getpid())
 
-    def make(number, *options, bridges=True, **layer_options):
+    def make(number, *options, **layer_options):
+        # This file has to load on every Python.
+        bridges = layer_options.pop("bridges", True)
         for _ in range(number):
             prefix = "{0}-{1}".format(name, len(made))
             made.append(Machine(prefix, name, server.url, **layer_options))
