@@ -179,6 +179,10 @@ class Station:
         left: float,
     ) -> None:
         lifetime = int(left * MILLISECOND)
+        if any(names for _, names, _ in targets):
+            # Whose message expires unread is taken to be gone, and leaves its groups. One that came
+            # at the last moment is no proof of that: its readers get the time to prove it.
+            lifetime = max(lifetime, self._expiry // 2)
         full = self.messages.deliver(stream, entry, targets, payload, lifetime)
         if full:
             self._drops.add(name, [queue for queue, _ in full])
