@@ -9,7 +9,8 @@ import os
 from collections import namedtuple
 
 from asgi_ipc import machine
-from asgi_ipc._shm.lock import flock_owner
+from asgi_ipc._shm import inside
+from asgi_ipc._shm.segment import BUSY, PAGE
 
 PROC = "/proc"
 """Where Linux tells of processes."""
@@ -63,7 +64,7 @@ def state_of(pid):
 def holder_of(half):
     """The pid of who is inside the lock at this moment; 0 if that is nobody, None if unknown.
 
-    Asked of the kernel: nothing is locked, or mapped.
+    Asked of the kernel and of what is written down in the segment: nothing is locked, or mapped.
     """
     if machine.SHM_FOLDER is None:
         return None
@@ -73,7 +74,9 @@ def holder_of(half):
     except OSError:
         return None
     try:
-        return flock_owner(descriptor)
+        if half.state != machine.OURS:
+            return inside.flock_owner(descriptor)
+        return inside.holder_of(os.read(descriptor, PAGE), descriptor, BUSY)[0]
     finally:
         os.close(descriptor)
 

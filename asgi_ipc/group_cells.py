@@ -71,7 +71,7 @@ from asgi_ipc._shm.slots import LINK, Slots
 from asgi_ipc._shm.words import M32, Damage, sealed, unsealed
 
 SEGMENT_KIND = 2
-SEGMENT_LAYOUT = 2
+SEGMENT_LAYOUT = 3
 
 MINIMUM_SIZE = 64 * 1024
 """Bytes of the smallest segment that is made: room for 310 cells."""

@@ -84,6 +84,9 @@ class Detector(object):
         def stamping_acquire(this):
             self._me()
             found = acquire(this)
+            if not this.guarded:
+                # It attaches: that keeps others from attaching, and not from what is inside.
+                return found
             self.enter(_word(this.name))
             if found:
                 self._note("recovered {0}".format(this.name))

@@ -3,7 +3,18 @@ import itertools
 from bisect import insort
 from collections import deque
 
-from lock_model import ANSWERS, AT_REST, INSIDE, Event, Shared, problem_of, take
+from lock_model import (
+    ANSWERS,
+    AT_REST,
+    FLAG,
+    FLOCK,
+    INSIDE,
+    NEW,
+    SEEN,
+    Event,
+    problem_of,
+    take,
+)
 
 # -- one process, unfolded -----------------------------------------------------------------
 
@@ -120,6 +131,14 @@ def merged(graph):
     return small
 
 
+def staying(graph):
+    """The Graph of a process that never detaches: it dies some day, and attaches anew."""
+    for edges in graph.edges:
+        for event in [event for event in edges if event.answer == "detach"]:
+            del edges[event]
+    return graph
+
+
 def differences(one, other):
     """The first ways in which two Graphs differ: (history, what the one does, the other)."""
     found = []
@@ -154,11 +173,27 @@ class Broken(Exception):
         return "\n    ".join([self.problem] + self.trace)
 
 
+BITS = 5
+OWN = (1 << BITS) - 1
+"""Of a local: how many bits say what a process has, and which."""
+
+
+def _joined(shared, local, others, cleared):
+    """A state of these; ``others`` lose the bits ``cleared``."""
+    if cleared:
+        others = [other & ~cleared for other in others]
+    new = list(others)
+    insort(new, local)
+    if cleared:
+        new.sort()
+    return (shared,) + tuple(new)
+
+
 class Explorer(object):
     """All states that ``processes`` processes of one Graph can reach.
 
     A state is a tuple: the number of a Shared, and then for each process its local, sorted:
-    twice the number of its pause, plus 1 if it has the flock.
+    the number of its pause, and below that the bits of what it has.
 
     :param counts: the semaphore's count in the beginning; each is tried.
     :param ignore: problems that are not to be minded.
@@ -176,9 +211,10 @@ class Explorer(object):
         self._numbers = {}
         self._moves = {}
         self._beginnings = [
-            (self._number(Shared(count, False, False)),) + (0,) * processes for count in counts
+            (self._number(NEW._replace(count=count)),) + (0,) * processes for count in counts
         ]
-        self._inside = [int(pause.step in INSIDE) for pause in graph.pauses for _ in range(2)]
+        self._inside = [pause.step in INSIDE for pause in graph.pauses]
+        self._looking = [pause.step == "flags" for pause in graph.pauses]
 
     def _number(self, shared):
         if shared not in self._numbers:
@@ -187,70 +223,99 @@ class Explorer(object):
         return self._numbers[shared]
 
     def moves(self, local, shared, free):
-        """All that can happen to a process: {(new shared, new local): (event, problem)}."""
+        """All that can happen to a process: {(new shared, new local): (event, problem, cleared)}.
+
+        ``cleared``: the bits that all others lose.
+        """
         key = local, shared, free
         found = self._moves.get(key)
         if found is None:
             found = self._moves[key] = {}
-            for event, result, new, problem in self._find_moves(
-                local >> 1, bool(local & 1), self._shared[shared], free
+            for event, result, after, problem in self._find_moves(
+                local >> BITS, local & OWN, self._shared[shared], free
             ):
-                after = self._number(result)
-                if problem or (after, new) not in found:
-                    found[after, new] = event, problem
+                new = self._number(result[0]), after << BITS | result[1]
+                if problem or new not in found:
+                    found[new] = event, problem, result[2]
         return found
 
     def _minds(self, problem):
         return problem == self._only if self._only else problem not in self._ignore
 
-    def _find_moves(self, number, mine, shared, free):
+    def _find_moves(self, number, own, shared, free):
         pause = self.graph.pauses[number]
-        problem = problem_of(pause, shared, mine, self._most_tokens)
+        problem = problem_of(pause, shared, own, self._most_tokens)
         if not self._minds(problem):
             problem = None
+        # Whoever leaves off looking at the flags, looks at all of them the next time.
+        seen = SEEN if pause.step == "flags" else 0
         for event, after in self.graph.edges[number].items():
             if event.kind in ("raised", "called"):
-                yield event, shared, 2 * after + mine, None
+                yield event, (shared, own, seen), after, None
                 continue
             answer = event.answer[0] if event.kind in BETWEEN else event.answer
-            result = take(pause.step, answer, shared, mine, free)
+            result = take(pause.step, answer, shared, own, free)
             if result is not None:
-                yield event, result[0], 2 * after + result[1], problem
-        yield Event("dies", None), shared, 0, None
+                yield event, (result[0], result[1], result[2] | seen), after, problem
+        yield Event("dies", None), (shared, 0, seen), 0, None
 
     def run(self):
         """Visit every state; return the Explorer.
 
         :raises Broken: a property does not hold.
         """
-        states, inside, moves = self.states, self._inside, self.moves
+        states, inside = self.states, self._inside
         queue = deque(self._beginnings)
         states.update((state, None) for state in queue)
         while queue:
             state = queue.popleft()
-            shared = state[0]
-            held = sum([local & 1 for local in state[1:]])
-            before = None
-            for index in range(1, len(state)):
-                local = state[index]
-                if local == before:
-                    continue
-                before = local
-                others = state[1:index] + state[index + 1 :]
-                found = moves(local, shared, bool(local & 1 or not held))
-                self.transitions += len(found)
-                for (after, new_local), (_, problem) in found.items():
-                    new = list(others)
-                    insort(new, new_local)
-                    new = (after,) + tuple(new)
-                    if problem:
-                        raise Broken(problem, self._trace(state, new))
-                    if new not in states:
-                        states[new] = state
-                        if inside[new_local] and sum([inside[other] for other in new[1:]]) > 1:
-                            self._refuse("two inside", self._trace(new))
-                        queue.append(new)
+            for new, problem in self._successors(state):
+                self.transitions += 1
+                if problem:
+                    raise Broken(problem, self._trace(state, new))
+                if new not in states:
+                    states[new] = state
+                    if sum([inside[local >> BITS] for local in new[1:]]) > 1:
+                        self._refuse("two inside", self._trace(new))
+                    queue.append(new)
         return self
+
+    def _successors(self, state):
+        return [(new, problem) for new, problem, _, _ in self._steps(state)]
+
+    def _steps(self, state):
+        """(new state, problem, index of who moves, event) of each move of each process."""
+        shared = state[0]
+        held = sum([local & FLOCK for local in state[1:]])
+        before = None
+        for index in range(1, len(state)):
+            local = state[index]
+            if local == before:
+                continue
+            before = local
+            others = state[1:index] + state[index + 1 :]
+            found = self.moves(local, shared, bool(local & FLOCK or not held))
+            if self._looking[local >> BITS]:
+                for step in self._look_on(state, index, others, found):
+                    yield step
+                continue
+            for (after, new_local), (event, problem, cleared) in found.items():
+                yield _joined(after, new_local, others, cleared), problem, index, event
+
+    def _look_on(self, state, index, others, found):
+        """Of one who looks at the flags: at one after the other, in any order."""
+        local = state[index]
+        unseen = [other for other in others if not other & SEEN]
+        for (after, new_local), (event, problem, cleared) in found.items():
+            if event.kind in ("done", "lost", "late call") or event.kind in BETWEEN:
+                answer = event.answer[0] if event.kind in BETWEEN else event.answer
+                if unseen if not answer else not any(other & FLAG for other in unseen):
+                    continue
+            yield _joined(after, new_local, others, cleared), problem, index, event
+        for number, other in enumerate(others):
+            if not other & (SEEN | FLAG):
+                looked = others[:number] + (other | SEEN,) + others[number + 1 :]
+                yield _joined(state[0], local, looked, 0), None, index, Event("looks", None)
 
     def _trace(self, *states):
         way = list(states[::-1])
@@ -258,38 +323,30 @@ class Explorer(object):
             way.append(self.states[way[-1]])
         way.reverse()
         lines = ["the count is {0}".format(self._shared[way[0][0]].count)]
-        locals_ = list(way[0][1:])
         for state, new in zip(way, way[1:]):
-            lines.append(self._step_between(locals_, state[0], new))
+            # Which of them it is, is not kept: they are alike.
+            _, _, index, event = next(step for step in self._steps(state) if step[0] == new)
+            lines.append(describe(self._pause(state[index]), event))
         return lines
 
-    def _step_between(self, locals_, shared, new):
-        held = any(local & 1 for local in locals_)
-        for index, local in enumerate(locals_):
-            found = self.moves(local, shared, bool(local & 1 or not held))
-            for (after, new_local), (event, _) in found.items():
-                changed = sorted(locals_[:index] + [new_local] + locals_[index + 1 :])
-                if (after,) + tuple(changed) == new:
-                    locals_[index] = new_local
-                    return "{0}  {1}".format("ABCDEF"[index], describe(self._pause(local), event))
-        raise AssertionError("no step leads there")
-
     def _pause(self, local):
-        return self.graph.pauses[local >> 1]
+        return self.graph.pauses[local >> BITS]
 
     # -- that all get in
 
     def check_progress(self):
         """Whoever moves alone gets in, does its work and leaves; return the worst figures.
 
-        Of every state in which the flock is free, and in all ways in which the steps can be
-        answered, but for the end of a process's patience. (Where somebody has the flock, it
-        is asked of that one alone, which is then in such a state.)
+        Of every state in which the flock is free and nobody else's flag is up, and in all ways in
+        which the steps can be answered, but for the end of a process's patience. (Where somebody
+        has the flock, it is asked of that one alone, which is then in such a state.)
 
-        * One that is on its way in has the flock after a bounded number of steps, and has
-          waited for a token in vain once at most, whatever was lost.
-        * One that has the flock is at rest without it after a bounded number of steps.
-        * After one use of the lock the next needs no wait; after two the count is 1.
+        * One that is on its way in has the flock, or is inside, after a bounded number of steps,
+          and has waited for a token in vain once at most, whatever was lost.
+        * One that has the flock, or its flag up, is at rest without after a bounded number of
+          steps.
+        * After one use of the lock the next needs no wait; after two the door is open, and the
+          count 1, if they had to do with it.
 
         :returns: (steps to get in, steps to be at rest)
         :raises Broken: one of this does not hold.
@@ -299,10 +356,10 @@ class Explorer(object):
             pause = self._pause(local)
             if not free:
                 continue
-            if local & 1:
+            if local & (FLOCK | FLAG):
                 leave = max(leave, self._alone(local, shared, _at_rest)[0])
             elif "acquire" in pause.where and not {"_give_up", "abandon"} & set(pause.where):
-                steps, waits, _ = self._alone(local, shared, _has_flock)
+                steps, waits, _ = self._alone(local, shared, _is_in)
                 enter = max(enter, steps)
                 self._demand(waits <= 1, "more than one wait for a token", pause, shared)
             elif pause.step == "rest":
@@ -311,14 +368,16 @@ class Explorer(object):
 
     def _check_recovery(self, local, shared):
         pause = self._pause(local)
+        clean = [NEW]
+        if not self._shared[shared].door:
+            # By the fast way it neither takes nor puts back a token.
+            clean.append(NEW._replace(count=self._shared[shared].count))
         for once in self._alone(local, shared, _at_rest)[2]:
             _, waits, ends = self._alone(once[0], once[1], _at_rest)
             self._demand(not waits, "a token is not back after one use", pause, shared)
             for _, after in ends:
-                self._demand(
-                    self._shared[after] == Shared(1, False, False), "not clean after two uses",
-                    pause, shared,
-                )  # fmt: skip
+                found = self._shared[after]
+                self._demand(found in clean, "not clean after two uses", pause, shared)
 
     def _demand(self, holds, problem, pause, shared):
         if not holds:
@@ -336,20 +395,20 @@ class Explorer(object):
             steps = waits = 0
             ends = set()
             pause = self._pause(local)
-            for (after, new), (event, _) in self.moves(local, shared, True).items():
+            for (after, new), (event, _, _) in self.moves(local, shared, True).items():
                 if event.kind != "done" or event.answer == "detach":
                     continue
-                if pause.step == "clock.now() >= deadline" and event.answer:
+                if event.answer and pause.step in ("patience.over()", "flags"):
                     continue
                 more = (0, 0, {(new, after)})
-                if not arrived(self._pause(new), new & 1):
+                if not arrived(self._pause(new), new & OWN):
                     if (new, after) not in known:
                         known[new, after] = None
                         known[new, after] = go(new, after)
                     more = known[new, after]
                     if more is None:
                         raise Broken("alone, and never there", [describe(pause)])
-                in_vain = "_take_token" in pause.where and not event.answer
+                in_vain = {"_wait", "_take_token"} <= set(pause.where) and not event.answer
                 steps, waits = max(steps, more[0] + 1), max(waits, more[1] + in_vain)
                 ends |= more[2]
             return steps, waits, ends
@@ -357,12 +416,12 @@ class Explorer(object):
         return go(local, shared)
 
 
-def _at_rest(pause, mine):
-    return pause.step in AT_REST and not mine
+def _at_rest(pause, own):
+    return pause.step in AT_REST and not own & (FLOCK | FLAG)
 
 
-def _has_flock(_, mine):
-    return mine
+def _is_in(pause, own):
+    return own & FLOCK or pause.step == "words[busy]"
 
 
 def describe(pause, event=None):

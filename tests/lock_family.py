@@ -1,23 +1,25 @@
 """The lock protocol across a fork: a parent, a child that inherits a descriptor, a stranger.
 
 A flock belongs to the open file description, which parent and child share: the kernel drops the
-flock when neither has it open any more, or when either unlocks it. The parent's fork may fall
-between any two steps of its use, as when another thread of it forks. Each may die at any step.
+flock when neither has it open any more, or when either unlocks it. So does a lane. The parent's
+fork may fall between any two steps of its use, as when another thread of it forks. Each may die
+at any step.
 """
 from collections import deque, namedtuple
 
 from lock_explorer import Broken, describe
-from lock_model import INSIDE, Shared, problem_of, take
+from lock_model import FLAG, FLOCK, INSIDE, NEW, problem_of, take
 
 PARENT, CHILD, STRANGER = range(3)
 NAMES = ("parent", "child", "stranger")
 
-State = namedtuple("State", "shared flock copy places")
-"""``flock``: which open file description has it: PARENT, CHILD, STRANGER, LATE or None.
+State = namedtuple("State", "shared bits copy places")
+"""``bits``: what each open file description has (``lock_model``): the parent's, the child's, the
+stranger's, and a dead parent's that lives on in the child, LATE.
 ``copy``: which one the child has a copy of: PARENT, LATE or None.
 ``places``: for each the number of its pause; UNBORN, or BORN with the first step to do."""
 
-LATE = "the dead parent"
+LATE = 3
 UNBORN, BORN = "unborn", "born"
 
 
@@ -39,7 +41,7 @@ class Family(object):
         self._rest = [pause.step for pause in graph.pauses].index("rest")
         self._first_step = first
         self._beginning = State(
-            Shared(1, False, False), None, None, (0, UNBORN, 0 if stranger else UNBORN)
+            NEW, (0, 0, 0, 0), None, (0, UNBORN, 0 if stranger else UNBORN)
         )
         self._only = only
 
@@ -87,39 +89,44 @@ class Family(object):
         return state._replace(places=places, **changes)
 
     def _death(self, state, who):
-        flock, copy = state.flock, state.copy
+        bits, copy = list(state.bits), state.copy
         if who == PARENT and copy is not None:
             # Its open file description lives on in the child.
-            flock = LATE if flock == PARENT else flock
+            bits[LATE] |= bits[PARENT] & (FLOCK | FLAG)
             copy = LATE
-        elif flock == who or (who == CHILD and flock == LATE):
-            flock = None
+        bits[who] = 0
         if who == CHILD:
+            bits[LATE] = 0
             copy = None
-        return self._moved(state, who, UNBORN if who == CHILD else 0, flock=flock, copy=copy)
+        place = UNBORN if who == CHILD else 0
+        return self._moved(state, who, place, bits=tuple(bits), copy=copy)
 
     def _first(self, state):
-        flock, copy = state.flock, state.copy
+        bits, copy = list(state.bits), state.copy
         if self._first_step != "keep":
-            if flock == copy and (copy == LATE or self._first_step == "unlock"):
-                flock = None
+            if copy == LATE or self._first_step == "unlock":
+                bits[copy] &= ~(FLOCK | FLAG)
             copy = None
-        return self._moved(state, CHILD, self._rest, flock=flock, copy=copy)
+        return self._moved(state, CHILD, self._rest, bits=tuple(bits), copy=copy)
 
     def _steps(self, state, who, place):
         pause = self._pauses[place]
         # One that kept the inherited descriptor goes by that.
-        description = who if who != CHILD or state.copy is None else state.copy
-        mine = state.flock == description
-        problem = problem_of(pause, state.shared, mine, 1)
+        mine = who if who != CHILD or state.copy is None else state.copy
+        own = state.bits[mine]
+        others = [number for number in range(4) if number != mine]
+        up = any(state.bits[other] & FLAG for other in others)
+        free = not any(state.bits[other] & FLOCK for other in others)
+        problem = problem_of(pause, state.shared, own, 1)
         for event, after in self._edges[place].items():
-            result = take(
-                pause.step, event.answer, state.shared, mine, state.flock in (None, description)
-            )
+            if pause.step == "flags" and event.answer != up:
+                continue
+            result = take(pause.step, event.answer, state.shared, own, free)
             if result is None:
                 continue
-            flock = description if result[1] else None if mine else state.flock
-            new = self._moved(state, who, after, shared=result[0], flock=flock)
+            bits = [found & ~result[2] for found in state.bits]
+            bits[mine] = result[1]
+            new = self._moved(state, who, after, shared=result[0], bits=tuple(bits))
             inside = [place for place in new.places if self._is_inside(place)]
             yield (
                 "{0}: {1}".format(NAMES[who], describe(pause, event)),

@@ -5,7 +5,9 @@ and do in the same order what those do. Each ``yield`` is a step: it touches wha
 share, and is named after the code that takes it. All between two yields is the process's own.
 
 Shared are the semaphore's count; the flock, which the kernel drops when its holder dies; the
-busy word; and whether the data of the section are torn, that is, half written.
+busy word; the words of the fast way, DOOR and LATEST, and each process's flag, which counts no
+more when the kernel says that it is dead; and whether the data of the section are torn, that is,
+half written.
 
 At every step it may happen that
 
@@ -58,8 +60,10 @@ class Holder(object):
 
     def __init__(self):
         self.inside = False
+        self.slow = False
         self.token = False
         self.refused = None
+        self.lane = None
 
 
 class Lock(object):
@@ -77,29 +81,39 @@ class Lock(object):
         holder = self.holder
         if holder.inside:
             yield from self._recover_own(holder)
-        if self.closed:
-            raise LayerClosed
         holder.inside = True
-        alone = False
-        if (yield "semaphore.acquire(0)"):
-            holder.token = True
-            alone = yield "flock(TRY)"
-        if not alone:
-            yield from self._wait(holder)
+        if not self.guarded or not holder.lane:
+            yield from self._go_slowly(holder)
+        else:
+            yield "words[mine] = mine"
+            yield "words[LATEST] = mine"
+            yield "fence.first()"
+            if (yield "words[DOOR]"):
+                yield "fence.second()"
+                yield "words[mine] = 0"
+                yield from self._go_slowly(holder)
+            else:
+                yield "words[DOOR] = mine"
+                yield "fence.second()"
+                if (yield "words[LATEST]") != "mine":
+                    yield "words[mine] = 0"
+                    yield from self._go_slowly(holder)
         if not self.guarded:
             return False
-        if (yield "words[busy]"):
-            yield "words[busy] = pid"
-            return True
+        found = yield "words[busy]"
         yield "words[busy] = pid"
-        return False
+        return found
 
     def release(self):
         holder = self.holder
         if self.guarded:
             yield "words[busy] = 0"
-        yield from self._post(holder)
-        yield "flock(UNLOCK)"
+        if holder.slow:
+            yield from self._leave_slowly(holder)
+        else:
+            if (yield "words[DOOR]") == "mine":
+                yield "words[DOOR] = 0"
+            yield "words[mine] = 0"
         holder.inside = False
 
     def abandon(self):
@@ -115,9 +129,14 @@ class Lock(object):
 
     def _let_go(self, holder):
         holder.inside = True
+        if holder.lane and self.guarded:
+            yield "words[mine] = 0"
+        else:
+            yield "lane.give()"
         if (yield from self._try_flock()):
             yield from self._post(holder)
             yield "flock(UNLOCK)"
+        holder.slow = False
         holder.inside = False
 
     def close(self):
@@ -143,23 +162,62 @@ class Lock(object):
     def _take_token(self):
         return (yield "semaphore.acquire(0)")
 
+    def _go_slowly(self, holder):
+        if self.closed:
+            raise LayerClosed
+        holder.token = yield from self._take_token()
+        if not (holder.token and (yield from self._try_flock())):
+            yield from self._wait(holder)
+        holder.slow = True
+        if self.guarded:
+            yield from self._shut_out(holder)
+            if holder.lane is None:
+                yield from self.take_lane(holder)
+
     def _wait(self, holder):
         while True:
             if not holder.token:
                 holder.token = yield from self._take_token()
             if (yield from self._try_flock()):
                 return
-            if (yield "clock.now() >= deadline"):
+            if (yield "patience.over()"):
                 yield from self._give_up(holder)
+
+    def _shut_out(self, holder):
+        while True:
+            yield "words[LATEST] = SLOW"
+            yield "words[DOOR] = SLOW"
+            yield "fence.first()"
+            anyone = yield from self._anyone(holder)
+            yield "fence.second()"
+            if not anyone:
+                if (yield "words[DOOR]") == "SLOW":
+                    return
+                continue
+            if (yield "patience.over()"):
+                yield from self._give_up(holder)
+
+    def _anyone(self, holder):
+        return (yield "flags")
+
+    def _leave_slowly(self, holder):
+        if self.guarded:
+            yield "words[DOOR] = 0"
+        yield from self._post(holder)
+        yield "flock(UNLOCK)"
+        holder.slow = False
+
+    def take_lane(self, holder):
+        """A method of the holder itself."""
+        number = yield "lane.take()"
+        if number:
+            yield "words[mine] = 0"
+        holder.lane = number
 
     def _give_up(self, holder):
         holder.token = False
-        yield from self._who(holder)
+        yield from self._let_go(holder)
         raise LockTimeout
-
-    def _who(self, holder):
-        if self.guarded:
-            yield "words[busy]"
 
     def _recover_own(self, holder):
         holder.refused = self.frame
@@ -251,10 +309,24 @@ ANSWERS = {
     "semaphore.release()": (None,),
     "flock(TRY)": (True, False),
     "flock(UNLOCK)": (None,),
+    "lane.take()": (True, False),
+    "lane.give()": (None,),
+    "words[mine] = mine": (None,),
+    "words[mine] = 0": (None,),
+    "words[LATEST] = mine": (None,),
+    "words[LATEST] = SLOW": (None,),
+    "words[LATEST]": ("mine", "other"),
+    "words[DOOR] = mine": (None,),
+    "words[DOOR] = SLOW": (None,),
+    "words[DOOR] = 0": (None,),
+    "words[DOOR]": (0, "mine", "SLOW", "other"),
+    "flags": (False, True),
+    "fence.first()": (None,),
+    "fence.second()": (None,),
     "words[busy]": (False, True),
     "words[busy] = pid": (None,),
     "words[busy] = 0": (None,),
-    "clock.now() >= deadline": (False, True),
+    "patience.over()": (False, True),
     "rebuild begins": (None,),
     "rebuild ends": (None,),
     "work begins": (None,),
@@ -344,55 +416,97 @@ def plain(variables):
 
 # -- what is shared, and what must hold ----------------------------------------------------
 
-Shared = namedtuple("Shared", "count busy torn")
-"""What processes share; but for the flock, of which each knows whether it has it."""
+Shared = namedtuple("Shared", "count busy torn door")
+"""What processes share. ``door``: 0, "SLOW", or "lane" if it holds somebody's number."""
+
+FLOCK, FLAG, DOOR, LATEST, SEEN = 1, 2, 4, 8, 16
+"""What a process has of the rest, as bits: the flock; its flag up; its number in DOOR, and in
+LATEST; and that its flag has been found down by whoever is looking at the flags."""
+
+NEW = Shared(1, False, False, 0)
 
 
-def take(step, answer, shared, mine, free):
-    """What is shared when ``step`` was answered so, and whether the flock is ``mine`` then.
+def take(step, answer, shared, own, free):
+    """What comes of it when ``step`` is answered so: (shared, own bits, bits that all others lose).
 
-    None if it cannot be answered so. ``free``: nobody else has the flock.
+    None if it cannot be answered so. ``free``: nobody else has the flock. How "flags" can be
+    answered hangs on the others, whom the Explorer knows.
     """
-    count, busy, torn = shared
+    count, busy = shared.count, shared.busy
+    same = shared, own, 0
     if step == "semaphore.acquire(0)":
         if answer:
-            return (Shared(count - 1, busy, torn), mine) if count else None
-        return (shared, mine) if not count else None
+            return (shared._replace(count=count - 1), own, 0) if count else None
+        return same if not count else None
     if step == "semaphore.value":
-        return (shared, mine) if bool(answer) == bool(count) else None
+        return same if bool(answer) == bool(count) else None
     if step == "semaphore.release()":
-        return Shared(count + 1, busy, torn), mine
+        return shared._replace(count=count + 1), own, 0
     if step == "flock(TRY)":
-        return (shared, mine or answer) if answer == free else None
+        return (shared, own | answer * FLOCK, 0) if answer == free else None
     if step == "flock(UNLOCK)":
-        return shared, False
+        return shared, own & ~FLOCK, 0
+    if step.startswith(("words[DOOR]", "words[LATEST]", "words[mine]")):
+        return take_lane_step(step, answer, shared, own)
+    if step == "lane.take()":
+        # Who had it before may have left the flag up.
+        return shared, own | answer * FLAG, 0
+    if step == "lane.give()":
+        return shared, own & ~FLAG, 0
     if step == "words[busy]":
-        return (shared, mine) if answer == busy else None
+        return same if answer == busy else None
     if step in ("words[busy] = pid", "words[busy] = 0"):
-        return Shared(count, step == "words[busy] = pid", torn), mine
+        return shared._replace(busy=step == "words[busy] = pid"), own, 0
     if step in INSIDE:
-        return Shared(count, busy, step in ("rebuild begins", "work begins")), mine
-    return shared, mine
+        return shared._replace(torn=step in ("rebuild begins", "work begins")), own, 0
+    return same
 
 
-def problem_of(pause, shared, mine, most_tokens):
+def take_lane_step(step, answer, shared, own):
+    """The same for the words of the fast way."""
+    if step == "words[mine] = mine":
+        return shared, own | FLAG, 0
+    if step == "words[mine] = 0":
+        return shared, own & ~FLAG, 0
+    if step == "words[LATEST] = mine":
+        return shared, own | LATEST, LATEST
+    if step == "words[LATEST] = SLOW":
+        return shared, own & ~LATEST, LATEST
+    if step == "words[LATEST]":
+        return (shared, own, 0) if (answer == "mine") == bool(own & LATEST) else None
+    if step == "words[DOOR] = mine":
+        return shared._replace(door="lane"), own | DOOR, DOOR
+    if step in ("words[DOOR] = SLOW", "words[DOOR] = 0"):
+        door = "SLOW" if step == "words[DOOR] = SLOW" else 0
+        return shared._replace(door=door), own & ~DOOR, DOOR
+    found = shared.door
+    if found == "lane":
+        found = "mine" if own & DOOR else "other"
+    return (shared, own, 0) if answer == found else None
+
+
+def problem_of(pause, shared, own, most_tokens):
     """Which property it breaks to take the step there; None if none."""
     step = pause.step
-    if not mine:
+    if not own & (FLOCK | FLAG):
         if step in INSIDE:
-            return "inside without the flock"
+            return "inside without flock and flag"
         if step in ("words[busy] = pid", "words[busy] = 0"):
-            return "busy word stored without the flock"
-        if step == "semaphore.release()":
-            return "token posted without the flock"
+            return "busy word stored without flock and flag"
+        if step == "words[DOOR] = 0":
+            return "door opened without flock and flag"
     elif step in AT_REST:
-        return "at rest with the flock"
+        return "at rest with the flock" if own & FLOCK else "at rest with the flag up"
+    if step == "semaphore.release()" and not own & FLOCK:
+        return "token posted without the flock"
     if step == "work begins" and shared.torn:
         return "torn data, and no rebuild"
     if step == "words[busy] = 0" and shared.torn:
         return "busy word cleared over torn data"
     if step == "semaphore.release()" and shared.count >= most_tokens:
         return "more tokens than there were"
-    if step == "flock(UNLOCK)" and pause.where[-1] == "release" and shared.busy:
-        return "busy word left set"
+    if shared.busy and pause.where[-2:] in (("use", "release"), ("release", "_leave_slowly")):
+        # The first thing that others see of the way out, fast or slow.
+        if step in ("words[DOOR]", "words[DOOR] = 0"):
+            return "busy word left set"
     return None

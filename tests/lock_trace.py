@@ -15,18 +15,23 @@ import bisect
 import contextlib
 import dis
 import errno
+import functools
 import os
 import sys
 
 import posix_ipc
 from lock_model import AT_REST, Pause, Raised, plain
 
+from asgi_ipc._shm import inside as inside_module
+from asgi_ipc._shm import lane as lane_module
 from asgi_ipc._shm import lock as lock_module
+from asgi_ipc._shm.holders import Holder
 from asgi_ipc._shm.lock import SegmentLock
 from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
 
 ERRORS = (Raised, LockTimeout, ReentrantCall, LayerClosed)
 BUSY = 4
+MINE, ANOTHERS = lane_module.FLAGS, lane_module.FLAGS + 1
 
 
 def replay(history):
@@ -36,15 +41,7 @@ def replay(history):
     """
     world = World(history)
 
-    def flock(descriptor, operation):
-        assert descriptor == world.lock._holders.mine.descriptor
-        if operation == lock_module._UNLOCK:
-            world.step("flock(UNLOCK)")
-        elif not world.step("flock(TRY)"):
-            raise OSError(errno.EAGAIN, "held")
-
-    lock_module._flock = flock
-    lock_module.clock = lock_module.time = Clock(world)
+    world.fake()
     try:
         life(world)
     except Stop:
@@ -72,6 +69,26 @@ class World(object):
         self._stopped = False
         self._handler = None
         self._bytecodes = 0
+
+    def fake(self):
+        """Have what lock.py calls take steps of this world."""
+        lock_module._flock = self._flock
+        lock_module._Patience = functools.partial(Patience, self)
+        # What the kernel says of the holder is for a text only.
+        inside_module.flock_owner = lambda descriptor: 0
+        inside_module.holder_of = lambda *_: (77, True)
+        lane_module.take = lambda descriptor: MINE * self.step("lane.take()")
+        lane_module.give = lambda descriptor: self.step("lane.give()")
+        lane_module.raised = lambda memory: [ANOTHERS] * self.step("flags")
+        lane_module.lives = lambda descriptor, number: True
+        lane_module.Fence = functools.partial(Fence, self)
+
+    def _flock(self, descriptor, operation):
+        assert descriptor == self.lock._holders.mine.descriptor
+        if operation == lock_module._UNLOCK:
+            self.step("flock(UNLOCK)")
+        elif not self.step("flock(TRY)"):
+            raise OSError(errno.EAGAIN, "held")
 
     def new_lock(self):
         return SegmentLock(Semaphore(self), open_description, 10.0, "/p-messages")
@@ -139,7 +156,7 @@ class World(object):
         rest = []
         if self.lock is not None:
             holder = self.lock._holders.mine
-            rest = [holder.inside, holder.token, holder.refused is None]
+            rest = [holder.inside, holder.slow, holder.token, holder.lane, holder.refused is None]
             rest.extend([self.lock._words is None, self.lock._closed])
         frame = sys._getframe(2)
         while frame.f_code is not replay.__code__:
@@ -156,21 +173,21 @@ class World(object):
 
 
 def is_the_codes(frame):
-    """Whether a frame is one of ``lock.py``, or of who uses it."""
-    if frame.f_code is lock_module._Holder.close.__code__:
-        # Of finalizers as well, which come when they like; nobody can see what it does.
-        return False
-    return frame.f_globals["__name__"] == lock_module.__name__ or frame.f_code in USERS
+    """Whether a frame is one of the lock's, or of who uses it."""
+    code = frame.f_code
+    if code in THE_HOLDERS:
+        return True
+    return frame.f_globals["__name__"] == lock_module.__name__ or code in USERS
 
 
 def may_be_interrupted(frame):
     """Whether handlers come at its bytecodes: where the lock, not a segment, has to bear it."""
     code = frame.f_code
-    if code.co_name in ("__init__", "__del__"):
+    if code.co_name == "__init__":
         return False
-    if code is lock_module._Holder.close.__code__:
-        return False
-    return frame.f_globals["__name__"] == lock_module.__name__ or code is use.__code__
+    if code in THE_HOLDERS or code is use.__code__:
+        return True
+    return frame.f_globals["__name__"] == lock_module.__name__
 
 
 _offsets = {}
@@ -209,49 +226,62 @@ class Semaphore(object):
 
 
 class Words(object):
+    """Busy, DOOR, LATEST and a flag; who owns the lane is for a text only."""
+
     def __init__(self, world):
         self._step = world.step
 
     def __getitem__(self, index):
-        assert index == BUSY
-        return 77 if self._step("words[busy]") else 0
+        if index == BUSY:
+            return 77 if self._step("words[busy]") else 0
+        assert index in (lane_module.DOOR, lane_module.LATEST)
+        return NUMBERS[self._step("words[{0}]".format(NAMES[index]))]
 
     def __setitem__(self, index, value):
-        assert index == BUSY
-        self._step("words[busy] = {0}".format("pid" if value else "0"))
+        if index == BUSY:
+            self._step("words[busy] = {0}".format("pid" if value else "0"))
+        elif index != MINE + lane_module.LANES:
+            self._step("words[{0}] = {1}".format(NAMES[index], VALUES[value]))
 
 
-class Clock(object):
-    """Stands in for the modules ``clock`` and ``time``."""
+NAMES = {lane_module.DOOR: "DOOR", lane_module.LATEST: "LATEST", MINE: "mine"}
+VALUES = {0: "0", MINE: "mine", lane_module.SLOW: "SLOW"}
+NUMBERS = {0: 0, "mine": MINE, "SLOW": lane_module.SLOW, "other": ANOTHERS}
 
-    SECOND = 1
 
+class Patience(object):
+    """Others may move before any step, so nothing is gained by waiting."""
+
+    begin = 0
+
+    def __init__(self, world, seconds):
+        self.over = lambda: world.step("patience.over()")
+
+    def nap(self):
+        """No time is needed."""
+
+
+class Fence(object):
     def __init__(self, world):
-        self._step = world.step
-
-    def now(self):
-        if "deadline" not in sys._getframe(1).f_locals:
-            return 0
-        return 100 * self._step("clock.now() >= deadline")
-
-    def sleep(self, seconds):
-        """Others may move before any step, so nothing is gained by waiting."""
+        self.first = lambda blocking: world.step("fence.first()")
+        self.second = lambda: world.step("fence.second()")
 
 
 @contextlib.contextmanager
 def capabilities(count=True):
     """For a while, semaphores can tell their value, or not."""
-    names = "_flock clock time COUNT_SUPPORTED LONGEST_NAP flock_owner"
-    before = {name: getattr(lock_module, name) for name in names.split()}
+    replaced = [
+        (lock_module, ["_flock", "_Patience", "COUNT_SUPPORTED"]),
+        (inside_module, ["flock_owner", "holder_of"]),
+        (lane_module, ["take", "give", "raised", "lives", "Fence"]),
+    ]
+    before = [(where, name, getattr(where, name)) for where, names in replaced for name in names]
     lock_module.COUNT_SUPPORTED = count
-    lock_module.LONGEST_NAP = lock_module.FIRST_NAP
-    # What the kernel says of the holder is for a text only.
-    lock_module.flock_owner = lambda descriptor: None
     try:
         yield
     finally:
-        for name, value in before.items():
-            setattr(lock_module, name, value)
+        for where, name, value in before:
+            setattr(where, name, value)
 
 
 # -- who uses it: the same as in lock_model ------------------------------------------------
@@ -290,7 +320,7 @@ def attach(world):
     lock = world.lock = world.new_lock()
     try:
         lock.acquire()
-        lock.guard(Words(world), BUSY)
+        lock.guard(Words(world), b"", BUSY)
         lock.abandon()
     except BaseException:
         try:
@@ -315,3 +345,4 @@ def detach(world):
 
 
 USERS = tuple(function.__code__ for function in (life, use, attach, detach))
+THE_HOLDERS = (Holder.take_lane.__code__,)

@@ -32,47 +32,55 @@ class PostsWithoutTheFlock(Lock):
     def _let_go(self, holder):
         holder.inside = True
         yield from self._post(holder)
-        if (yield from self._try_flock()):
-            yield "flock(UNLOCK)"
-        holder.inside = False
+        yield from Lock._let_go(self, holder)
 
 
 class UnlocksFirst(Lock):
-    def release(self):
+    """Of its release, the slow way out."""
+
+    def _leave_slowly(self, holder):
         yield "flock(UNLOCK)"
-        yield "words[busy] = 0"
-        yield from self._post(self.holder)
-        self.holder.inside = False
+        yield "words[DOOR] = 0"
+        yield from self._post(holder)
+        holder.slow = False
 
 
 class ClearsLast(Lock):
     def release(self):
-        yield from self._post(self.holder)
-        yield "flock(UNLOCK)"
-        yield "words[busy] = 0"
+        if self.holder.slow:
+            yield from self._leave_slowly(self.holder)
+        else:
+            yield "words[DOOR] = 0"
+            yield "words[mine] = 0"
+        if self.guarded:
+            yield "words[busy] = 0"
         self.holder.inside = False
 
 
 class PostsLast(Lock):
-    def release(self):
-        yield "words[busy] = 0"
+    def _leave_slowly(self, holder):
+        yield "words[DOOR] = 0"
         yield "flock(UNLOCK)"
-        yield from self._post(self.holder)
-        self.holder.inside = False
+        yield from self._post(holder)
+        holder.slow = False
 
 
 class NeverClears(Lock):
     def release(self):
-        yield from self._post(self.holder)
-        yield "flock(UNLOCK)"
+        if self.holder.slow:
+            yield from self._leave_slowly(self.holder)
+        else:
+            yield "words[DOOR] = 0"
+            yield "words[mine] = 0"
         self.holder.inside = False
 
 
 class NeverBusy(Lock):
+    """It looks whether another was, but does not say that it is."""
+
     def acquire(self):
         self.holder.inside = True
-        if not (yield "semaphore.acquire(0)") or not (yield "flock(TRY)"):
-            yield from self._wait(self.holder)
+        yield from self._go_slowly(self.holder)
         return (yield "words[busy]") if self.guarded else False
 
 
@@ -92,8 +100,118 @@ class WaitsForATokenOnly(Lock):
                 holder.token = yield from self._take_token()
             if holder.token and (yield from self._try_flock()):
                 return
-            if (yield "clock.now() >= deadline"):
+            if (yield "patience.over()"):
                 yield from self._give_up(holder)
+
+
+# -- the fast way ---------------------------------------------------------------------------
+
+
+class NoFlag(Lock):
+    """The flag goes up when it is inside, not before it looks at the door."""
+
+    def acquire(self):
+        self.holder.inside = True
+        if not self.guarded or not self.holder.lane or (yield "words[DOOR]"):
+            yield from self._go_slowly(self.holder)
+        else:
+            yield "words[DOOR] = mine"
+            yield "words[mine] = mine"
+        found = False
+        if self.guarded:
+            found = yield "words[busy]"
+            yield "words[busy] = pid"
+        return found
+
+
+class NobodyIsLatest(Lock):
+    """Whoever finds the door open shuts it, and is in."""
+
+    def acquire(self):
+        self.holder.inside = True
+        if not self.guarded or not self.holder.lane:
+            yield from self._go_slowly(self.holder)
+        else:
+            yield "words[mine] = mine"
+            if (yield "words[DOOR]"):
+                yield "words[mine] = 0"
+                yield from self._go_slowly(self.holder)
+            else:
+                yield "words[DOOR] = mine"
+        found = False
+        if self.guarded:
+            found = yield "words[busy]"
+            yield "words[busy] = pid"
+        return found
+
+
+class LooksAtNoFlags(Lock):
+    """On the slow way the door is shut, and that is all."""
+
+    def _shut_out(self, holder):
+        yield "words[LATEST] = SLOW"
+        yield "words[DOOR] = SLOW"
+
+
+class LooksOnce(Lock):
+    """Whether the door is still shut by itself, when all flags are down, is not asked."""
+
+    def _shut_out(self, holder):
+        yield "words[LATEST] = SLOW"
+        yield "words[DOOR] = SLOW"
+        while (yield from self._anyone(holder)):
+            if (yield "patience.over()"):
+                yield from self._give_up(holder)
+
+
+class LooksFirst(Lock):
+    """The flags are looked at before the door is shut."""
+
+    def _shut_out(self, holder):
+        while (yield from self._anyone(holder)):
+            if (yield "patience.over()"):
+                yield from self._give_up(holder)
+        yield "words[LATEST] = SLOW"
+        yield "words[DOOR] = SLOW"
+
+
+class OpensWhenAbandoning(Lock):
+    """The door is opened by one who may not be inside."""
+
+    def _let_go(self, holder):
+        if self.guarded and holder.lane:
+            yield "words[DOOR] = 0"
+        yield from Lock._let_go(self, holder)
+
+
+class FlagDownFirst(Lock):
+    """On the way out, by the fast way, the door is opened when the flag is down already."""
+
+    def release(self):
+        yield "words[busy] = 0"
+        if self.holder.slow:
+            yield from self._leave_slowly(self.holder)
+        else:
+            yield "words[mine] = 0"
+            yield "words[DOOR] = 0"
+        self.holder.inside = False
+
+
+class KeepsALane(Lock):
+    """A lane that was being taken when a handler raised is kept, and its flag with it."""
+
+    def _let_go(self, holder):
+        holder.inside = True
+        if holder.lane and self.guarded:
+            yield "words[mine] = 0"
+        if (yield from self._try_flock()):
+            yield from self._post(holder)
+            yield "flock(UNLOCK)"
+        holder.slow = False
+        holder.inside = False
+
+
+# -- interruptions --------------------------------------------------------------------------
 
 
 class AbandonsOnce(Lock):
@@ -120,8 +238,7 @@ class MarksLate(Lock):
         holder = self.holder
         if holder.inside:
             yield from self._recover_own(holder)
-        if not (yield "semaphore.acquire(0)") or not (yield "flock(TRY)"):
-            yield from self._wait(holder)
+        yield from self._go_slowly(holder)
         holder.inside = True
         if not self.guarded:
             return False
@@ -132,17 +249,6 @@ class MarksLate(Lock):
 
 class PostsWhatItTook(NoCount):
     """As it was, where the count cannot be told."""
-
-    def acquire(self):
-        self.holder.inside = True
-        self.holder.token = yield "semaphore.acquire(0)"
-        if not self.holder.token or not (yield "flock(TRY)"):
-            yield from self._wait(self.holder)
-        if not self.guarded:
-            return False
-        found = yield "words[busy]"
-        yield "words[busy] = pid"
-        return found
 
     def _post(self, holder):
         if holder.token:
@@ -165,6 +271,14 @@ BROKEN = [
     (AbandonsOnce, 1, (), "at rest with the flock"),
     (AbandonsWhatAnotherHas, 0, ("called",), "two inside"),
     (MarksLate, 0, ("late call",), "two inside"),
+    (NoFlag, 0, (), "two inside"),
+    (NobodyIsLatest, 0, (), "two inside"),
+    (LooksAtNoFlags, 0, (), "two inside"),
+    (LooksOnce, 0, (), "two inside"),
+    (LooksFirst, 0, (), "two inside"),
+    (FlagDownFirst, 0, (), "two inside"),
+    (OpensWhenAbandoning, 1, (), "two inside"),
+    (KeepsALane, 1, (), "at rest with the flag up"),
     (PostsWhatItTook, 1, (), "more tokens than there were"),
     (PostsWhatItTook, 0, (), "a token is not back after one use"),
 ]
@@ -174,6 +288,5 @@ class KeepsItsToken(Lock):
     """Of one that gives up."""
 
     def _give_up(self, holder):
-        if self.guarded:
-            yield "words[busy]"
+        yield from self._let_go(holder)
         raise LockTimeout

@@ -194,7 +194,10 @@ def test_descriptors_are_not_handed_to_executed_programs(prefix, layer):
     eventually(lambda: waits(waiting.pid), "waiting")
     layer.send(u"c2", {"n": 1})
     waiting.result()
-    in_threads(3, use)
+    # Python 2 opens a descriptor first, and then has it closed on exec: a thread that starts a
+    # program in between hands it on.
+    for _ in range(1 if six.PY3 else 3):
+        in_threads(3 if six.PY3 else 1, use)
     assert sum(prefix in path for path in descriptors_of()) >= 4
 
 

@@ -1,4 +1,5 @@
 """SegmentLock: one at a time, whatever dies, stops, is lost or comes twice."""
+import errno
 import gc
 import os
 import signal
@@ -11,7 +12,9 @@ import pytest
 from stepkit import settrace
 from storekit import Child, in_child
 
+from asgi_ipc._shm import lane
 from asgi_ipc._shm import lock as lock_module
+from asgi_ipc._shm.lock import SegmentLock
 from asgi_ipc._shm.segment import BUSY, FIRST_FREE_WORD, PAGE, Segment
 from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
 
@@ -52,11 +55,13 @@ def segment(attach):
     return attach()
 
 
-@pytest.fixture(params=["all", "no count"])
+@pytest.fixture(params=["all", "no count", "no lanes", "neither"])
 def capabilities(request, monkeypatch):
-    """Also as on systems whose semaphores tell no value (macOS)."""
-    if request.param == "no count":
+    """Also as on systems whose semaphores tell no value (macOS), and where all go slowly."""
+    if request.param in ("no count", "neither"):
         monkeypatch.setattr(lock_module, "COUNT_SUPPORTED", False)
+    if request.param in ("no lanes", "neither"):
+        monkeypatch.setattr(lane, "SUPPORTED", False)
     return request.param
 
 
@@ -84,7 +89,8 @@ def value(segment):
 
 
 def enter_and_tell(segment, pipe, seconds=60):
-    """In a child: stay inside, after having told so."""
+    """In a child: stay inside, by the fast way if there is one, after having told so."""
+    use(segment.lock)
     segment.lock.acquire()
     os.write(pipe, b"!")
     time.sleep(seconds)
@@ -566,3 +572,235 @@ def test_a_handler_that_raises_while_waiting_leaves_it_sound(segment):
         child.kill()
     assert use(segment.lock) is True
     assert use(segment.lock) is False
+
+
+# -- the fast way --------------------------------------------------------------------------
+
+fast_way = pytest.mark.skipif(
+    not lane.SUPPORTED, reason="there is a fast way into the lock on Linux on x86 alone"
+)
+
+
+def mine(lock):
+    """This thread's own view of a lock."""
+    return lock._holders.mine
+
+
+@fast_way
+def test_the_fast_way_makes_no_system_call(segment, monkeypatch):
+    """From a thread's second time on."""
+    use(segment.lock)
+    assert mine(segment.lock).lane
+
+    def called(*arguments):
+        raise AssertionError("a system call")
+
+    monkeypatch.setattr(lock_module, "_flock", called)
+    monkeypatch.setattr(lane, "_fcntl", called)
+    monkeypatch.setattr(SegmentLock, "_take_token", called)
+    for _ in range(3):
+        assert segment.lock.acquire() is False
+        assert segment.words[lane.DOOR] == mine(segment.lock).lane
+        assert segment.words[BUSY] == os.getpid()
+        segment.lock.release()
+        assert segment.words[lane.DOOR] == segment.words[BUSY] == 0
+        assert not lane.raised(segment.map)
+
+
+@fast_way
+def test_who_waits_on_the_slow_way_is_next(segment, attach):
+    """Whoever is inside leaves the door shut to it, and takes the slow way behind it."""
+    use(segment.lock)
+    other = attach()
+    segment.lock.acquire()
+    order = []
+
+    def enter():
+        other.lock.acquire()
+        order.append("slow")
+        time.sleep(0.05)
+        other.lock.release()
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    while segment.words[lane.DOOR] != lane.SLOW:
+        time.sleep(0.001)
+    segment.lock.release()
+    segment.lock.acquire()
+    order.append("fast")
+    segment.lock.release()
+    thread.join()
+    assert order == ["slow", "fast"]
+    assert segment.words[lane.DOOR] == 0
+
+
+@fast_way
+@pytest.mark.parametrize("flag", [True, False], ids=["its flag up", "its flag down"])
+@pytest.mark.parametrize("word", ["DOOR", "LATEST"])
+def test_what_the_dead_have_left_in_the_words_keeps_nobody_out(segment, attach, word, flag):
+    use(segment.lock)
+
+    def die_with_a_lane():
+        use(segment.lock)
+        number = mine(segment.lock).lane
+        segment.words[getattr(lane, word)] = number
+        segment.words[number] = number * flag
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Child(die_with_a_lane).wait()
+    assert bool(lane.raised(segment.map)) == flag
+    other = attach(lock_timeout=0.2)
+    for lock in (other.lock, segment.lock, other.lock):
+        assert use(lock) is False
+    assert segment.words[lane.DOOR] == 0
+
+
+@fast_way
+def test_a_lane_of_the_dead_is_taken_over_with_its_flag_down(segment, attach, monkeypatch):
+    """Else everybody would wait for one that lives, and wants nothing."""
+    monkeypatch.setattr(lane, "_first", lambda _: 0)
+    other = attach(lock_timeout=0.2)
+    segment.words[lane.FLAGS] = lane.FLAGS
+    use(segment.lock)
+    assert mine(segment.lock).lane == lane.FLAGS
+    assert use(other.lock) is False
+    assert mine(other.lock).lane == lane.FLAGS + 1
+
+
+@fast_way
+def test_what_something_else_wrote_into_the_flags_is_none(segment, attach):
+    """Of a lane that is in use, and of one that is not."""
+    use(segment.lock)
+    segment.words[mine(segment.lock).lane] = 7
+    segment.words[lane.FLAGS + 9] = 1 << 63
+    other = attach(lock_timeout=0.2)
+    assert use(other.lock) is False
+    assert use(segment.lock) is False
+
+
+@fast_way
+def test_who_lives_with_its_flag_up_is_waited_for(segment, attach):
+    other = attach(lock_timeout=0.1)
+    use(segment.lock)
+    number = mine(segment.lock).lane
+    segment.words[number] = number
+    with pytest.raises(LockTimeout) as error:
+        use(other.lock)
+    assert "process {0}.".format(os.getpid()) in str(error.value)
+    segment.words[number] = 0
+    assert use(other.lock) is False
+
+
+@fast_way
+def test_whoever_gets_no_lane_goes_slowly(segment, attach, monkeypatch):
+    """There are more threads than lanes: all exclude each other still."""
+    monkeypatch.setattr(lane, "LANES", 2)
+    segments = [segment] + [attach() for _ in range(4)]
+    for each in segments:
+        use(each.lock)
+    assert sorted(bool(mine(each.lock).lane) for each in segments) == [False] * 3 + [True] * 2
+    segment.words[COUNTER] = 0
+
+    def work(lock):
+        for _ in range(200):
+            lock.acquire()
+            seen = segment.words[COUNTER]
+            if not seen % 10:
+                time.sleep(0)
+            segment.words[COUNTER] = seen + 1
+            lock.release()
+
+    threads = [threading.Thread(target=work, args=(each.lock,)) for each in segments]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert segment.words[COUNTER] == 5 * 200
+
+
+@fast_way
+def test_a_fence_that_was_interrupted_is_made_anew(segment):
+    """Else it would do nothing the next time: an atomic instruction comes with a change alone."""
+    use(segment.lock)
+    fence = mine(segment.lock).fence
+    assert fence.first(False)
+    segment.lock.abandon()
+    fence = mine(segment.lock).fence
+    assert fence.first(False)
+    fence.second()
+    assert fence.first(False)
+    fence.second()
+
+
+@fast_way
+def test_a_thread_that_ends_gives_its_lane_back(segment):
+    def enter():
+        use(segment.lock)
+        lanes.append(mine(segment.lock).lane)
+        # Left up, it would be minded as long as the lane is somebody's.
+        segment.words[lanes[-1]] = lanes[-1]
+
+    lanes = []
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    use(segment.lock)
+    gc.collect()
+    assert lanes[0]
+    assert not lane.lives(mine(segment.lock).descriptor, lanes[0])
+
+
+@fast_way
+def test_a_child_has_a_lane_of_its_own(segment):
+    use(segment.lock)
+
+    def lane_of_the_child():
+        use(segment.lock)
+        return mine(segment.lock).lane, lane.lives(
+            mine(segment.lock).descriptor, mine(segment.lock).lane
+        )
+
+    (number, others) = in_child(lane_of_the_child)
+    assert number != mine(segment.lock).lane
+    assert not others
+
+
+@fast_way
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_does_not_keep_alive_who_was_inside_by_the_fast_way(segment, attach):
+    """The parent dies with its flag up while a child of it, forked in between, lives on."""
+
+    def parent():
+        use(segment.lock)
+        segment.lock.acquire()
+        if not os.fork():
+            lock_module.forks.check()
+            os.close(stay_writer)
+            os.read(stay_reader, 1)
+            os._exit(0)
+        os.write(ready_writer, b"!")
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    stay_reader, stay_writer = os.pipe()
+    ready_reader, ready_writer = os.pipe()
+    child = Child(parent)
+    assert os.read(ready_reader, 1) == b"!"
+    child.wait()
+    assert lane.raised(segment.map)
+    assert use(attach(lock_timeout=2).lock) is True
+    for descriptor in (stay_reader, stay_writer, ready_reader, ready_writer):
+        os.close(descriptor)
+
+
+def test_where_there_are_no_such_locks_all_go_slowly(segment, attach, monkeypatch):
+    """On other systems, and other processors than x86."""
+
+    def unknown(*arguments):
+        raise OSError(errno.EINVAL, "unknown")
+
+    monkeypatch.setattr(lane, "_fcntl", unknown)
+    for each in (segment, attach()):
+        use(each.lock)
+        assert mine(each.lock).lane == 0
+        assert use(each.lock) is False

@@ -20,7 +20,7 @@ from processkit import (
 from storekit import Child, in_child
 
 from asgi_ipc import IPCChannelLayer
-from asgi_ipc._shm import clock
+from asgi_ipc._shm import clock, inside, lane
 from asgi_ipc._shm import lock as lock_module
 from asgi_ipc.errors import LockTimeout
 
@@ -258,31 +258,40 @@ def test_one_stopped_with_the_token_holds_nobody_up(prefix, make_layer):
 @pytest.mark.parametrize(
     "operation, before",
     [(lock_module._TRY, False), (lock_module._UNLOCK, True)],
-    ids=["after the flock and before the pid", "after the post and before the unlock"],
+    ids=["after the flock and before the door", "after the post and before the unlock"],
 )
-def test_one_stopped_where_its_pid_is_not_there_is_named(prefix, make_layer, operation, before):
-    """The busy word is 0 there, and a token may be free: the kernel knows who it is."""
-    layer = make_layer(lock_timeout=BRIEF)
+def test_one_stopped_with_the_flock_alone_keeps_out_who_comes_slowly(
+    prefix, make_layer, operation, before
+):
+    """It is outside still, or again: the busy word is 0, and the kernel knows who it is."""
+    layer, other = make_layer(lock_timeout=BRIEF), make_layer(lock_timeout=BRIEF)
+    # From the second time on it has a lane.
+    layer.flush()
     child = child_stopped_at_flock(
         make_layer, operation, before, lambda layer: layer.send(u"c", {"n": 1})
     )
     try:
+        assert not is_locked(prefix, "messages")
+        layer.send(u"c", {"n": 2})
         for _ in range(3):
-            assert try_while_stopped(
-                "messages", child.pid, prefix, layer.send, u"c", {"n": 2}
-            )
+            with pytest.raises(LockTimeout) as caught:
+                other.send(u"c", {"n": 3})
+            assert "process {0}.".format(child.pid) in str(caught.value)
         child.goes_on()
     finally:
         child.end()
-    assert numbers(layer, u"c") == [1]
-    layer.send(u"c", {"n": 3})
-    assert numbers(layer, u"c") == [3]
+    assert numbers(layer, u"c") == ([1, 2] if before else [2, 1])
+    other.send(u"c", {"n": 4})
+    assert numbers(layer, u"c") == [4]
     assert layer.check() == []
     assert layer._stores.messages._lock._semaphore.value == 1
 
 
-def test_without_the_kernels_word_the_one_it_left_counts(make_layer, monkeypatch):
-    monkeypatch.setattr(lock_module, "LOCKS", "/proc/none")
+@pytest.mark.parametrize("has_a_lane", [True, False])
+def test_without_the_kernels_word_the_one_it_left_counts(make_layer, monkeypatch, has_a_lane):
+    monkeypatch.setattr(inside, "LOCKS", "/proc/none")
+    if not has_a_lane:
+        monkeypatch.setattr(lane, "SUPPORTED", False)
     layer = make_layer(lock_timeout=BRIEF)
     child = child_inside(make_layer)
     with pytest.raises(LockTimeout) as caught:
@@ -291,12 +300,20 @@ def test_without_the_kernels_word_the_one_it_left_counts(make_layer, monkeypatch
     assert "by process {0}.".format(child.pid) in str(caught.value)
 
 
-def test_who_attaches_while_one_is_stopped_is_told_whom_to_continue(prefix, make_layer):
+@pytest.mark.parametrize("slow", [True, False])
+def test_who_attaches_while_one_is_stopped_is_told_whom_to_continue(prefix, make_layer, slow):
+    """At once, or with the first call: who is inside by the fast way lets others attach."""
     make_layer()
+
+    def attach_and_use():
+        layer = make_layer(lock_timeout=BRIEF)
+        layer.send(u"d", {"n": 1})
+        layer.group_add(u"g", u"d")
+
     for part in ("messages", "groups"):
-        child = child_inside(make_layer, part)
+        child = child_inside(make_layer, part, slow)
         try:
-            try_while_stopped(part, child.pid, prefix, lambda: make_layer(lock_timeout=BRIEF))
+            assert try_while_stopped(part, child.pid, prefix, attach_and_use)
             child.goes_on()
         finally:
             child.end()

@@ -17,6 +17,7 @@ The words that are the same in every segment::
     8 WAITS   times that somebody had to wait for the lock
     9 WAITED  nanoseconds that all of them waited for it
    10 RECOVERIES  holders that did not leave properly
+   11 DOOR, 12 LATEST, 256-383 flags, 384-511 owners: of the fast way into the lock (``lane``)
 
 A segment is made under its own lock: whoever opens the name first finds it of size 0, sizes
 it, reserves and fills the header, stores the seal, stores the magic. One who finds a size but
@@ -41,7 +42,8 @@ import posix_ipc
 import six
 
 from asgi_ipc._shm import clock, forks
-from asgi_ipc._shm.lock import CLOSED, SegmentLock
+from asgi_ipc._shm.holders import CLOSED
+from asgi_ipc._shm.lock import SegmentLock
 from asgi_ipc._shm.opening import (
     NO_MEMORY,
     SHM_FOLDER,
@@ -56,7 +58,7 @@ from asgi_ipc._shm.words import LARGEST_COUNT
 from asgi_ipc.errors import LayerClosed, SegmentError
 
 MAGIC, LAYOUT, KIND, SIZE, BUSY, EPOCH, KEY, SEAL, WAITS, WAITED, RECOVERIES = range(11)
-FIRST_FREE_WORD = 11
+FIRST_FREE_WORD = 13
 _UNSIGNED = struct.Struct("=Q")
 _SEALED = struct.Struct("=4Q")
 MAGIC_VALUE = _UNSIGNED.unpack(b"ASGI_IPC")[0]
@@ -156,7 +158,7 @@ class Segment(object):
             attached = status.st_nlink != 0 or SHM_FOLDER is None
             if attached:
                 self._make_or_map(status.st_size, size, fixed_bytes, lay_header)
-                lock.guard(self.words, BUSY, self)
+                lock.guard(self.words, self.map, BUSY, self)
                 self._number = self.words[KEY]
                 self._key = _UNSIGNED.pack(self._number)
                 # Not release(): the busy word may be another's, who died inside.
@@ -422,7 +424,7 @@ def _close_copies_on_exec(descriptor):
         try:
             if os.path.samestat(os.fstat(int(name)), mine):
                 close_on_exec(int(name))
-        except OSError as error:
+        except (IOError, OSError) as error:
             if error.errno != errno.EBADF:
                 raise
 
