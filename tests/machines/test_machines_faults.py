@@ -134,14 +134,12 @@ def test_a_link_is_cut_and_mended(make_fleet, campaign):
     assert account.missing() == []
 
 
-@pytest.mark.parametrize("hours", [0, 1])
-def test_a_link_is_cut_for_longer_than_messages_live(make_fleet, campaign, hours):
+def test_a_link_is_cut_for_longer_than_messages_live(make_fleet, campaign):
     fleet = make_fleet(expiry=SHORT)
     fleet.needs_namespaces()
-    if hours and faketime_library() is None:
-        pytest.skip("needs libfaketime (Debian: apt-get install libfaketime)")
-    fleet.places[0].hours_off = hours
-    fleet.places[2].hours_off = -hours
+    if faketime_library() is not None:
+        # What is expired, and what is not, is a matter of time.
+        fleet.places[0].hours_off, fleet.places[2].hours_off = 1, -1
     populate(fleet)
     flow(fleet)
     time.sleep(1)
