@@ -6,6 +6,7 @@ on this very machine (``PREFIXES``): all runs as well, but for what needs a cabl
 Knows machines, processes and their logs. Must not know what is expected of a bridge.
 """
 import contextlib
+import glob
 import importlib
 import json
 import os
@@ -125,6 +126,13 @@ class Place:
         process = self._processes.pop(name)
         process.kill()
         process.wait()
+        self._sweep(process.pid)
+
+    def _sweep(self, pid):
+        """Remove what libfaketime leaves in shared memory of a process that was killed, or not."""
+        if not self.isolated:
+            for path in glob.glob("/dev/shm/*faketime_*_{0}".format(pid)):
+                os.unlink(path)
 
     def stop(self, name):
         """Ask a process to end; its exit status."""
@@ -134,6 +142,7 @@ class Place:
             return process.wait(PATIENCE)
         finally:
             process.kill()
+            self._sweep(process.pid)
 
     def run(self, *arguments):
         """What a command ``asgi-ipc`` prints on it."""
