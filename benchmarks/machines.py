@@ -134,6 +134,14 @@ class Machine(object):
         """Plug it in again."""
         self._hub.run("link", "set", self.name, "up")
 
+    def deafen(self):
+        """Have what it sends to the hub arrive, and no answer come back."""
+        self._hub.run("route", "add", "blackhole", self.address + "/32")
+
+    def undeafen(self):
+        """End that."""
+        self._hub.run("route", "del", "blackhole", self.address + "/32")
+
     def close(self):
         """Remove it."""
         self._spaces.close()

@@ -100,6 +100,10 @@ class RedisServer(object):
         # Whatever bytes there are.
         return process.communicate()[0].decode("latin-1").strip()
 
+    def freeze(self):
+        """Have it do nothing any more; to be killed."""
+        self._process.send_signal(signal.SIGSTOP)
+
     def kill(self):
         """End it at once, as a crash does."""
         if self._process.poll() is None:

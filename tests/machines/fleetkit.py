@@ -170,6 +170,7 @@ class Namespaced(Place):
         self._machine = machine
         self.networking = machine.networking
         self.cut, self.mend = machine.cut, machine.mend
+        self.deafen, self.undeafen = machine.deafen, machine.undeafen
         self.ahead = machines.BOOTED * (number + 1)
 
     def command(self, *words, folder=None):

@@ -70,6 +70,9 @@ def test_redis_is_killed_and_comes_back(make_fleet, campaign, data):
     killed, outages = [], []
     for _ in range(campaign.amount(1, 10)):
         time.sleep(1)
+        # So that each bridge has something under way for sure.
+        fleet.redis.freeze()
+        time.sleep(0.3)
         killed.append(now())
         fleet.redis.kill()
         if data == "lost":
@@ -134,6 +137,26 @@ def test_a_link_is_cut_and_mended(make_fleet, campaign):
     assert account.missing() == []
 
 
+def test_what_is_sent_arrives_and_the_answers_are_lost(make_fleet, campaign):
+    """So that Redis has a batch of which its bridge does not know."""
+    fleet = make_fleet()
+    fleet.needs_namespaces()
+    populate(fleet)
+    flow(fleet)
+    outages = []
+    for _ in range(campaign.amount(1, 10)):
+        place = campaign.random.choice(fleet.places)
+        cut = now()
+        place.deafen()
+        time.sleep(campaign.amount(4, campaign.random.uniform(1, 8)))
+        place.undeafen()
+        reconnected(fleet)
+        outages.append(now() - cut)
+    account = take(fleet.agents, MEMBERS)
+    holds_at_home(account, min(outages), campaign)
+    assert account.missing() == []
+
+
 def test_a_link_is_cut_for_longer_than_messages_live(make_fleet, campaign):
     fleet = make_fleet(expiry=SHORT)
     fleet.needs_namespaces()
@@ -164,7 +187,8 @@ def test_a_link_is_cut_for_longer_than_messages_live(make_fleet, campaign):
 
 def test_bridges_are_killed_at_any_moment(make_fleet, campaign):
     fleet = site(make_fleet)
-    flow(fleet, count=5)
+    # What agents remember of an hour would be too much otherwise.
+    flow(fleet, count=campaign.amount(5, 1))
     rounds = campaign.amount(8, 300)
     for number in range(rounds):
         place = campaign.random.choice(fleet.places)
