@@ -293,7 +293,7 @@ def detach(world):
             yield "words[busy] = 0"
         yield from lock.close()
     except LayerClosed:
-        pass
+        yield from lock.abandon()
     except ERRORS:
         yield from lock.abandon()
         raise

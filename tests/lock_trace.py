@@ -337,7 +337,7 @@ def detach(world):
             lock._words[BUSY] = 0
         lock.close()
     except LayerClosed:
-        pass
+        lock.abandon()
     except BaseException:
         lock.abandon()
         raise

@@ -231,7 +231,11 @@ class SegmentLock(object):
         The busy word stays as it is: if it was set, the next holder rebuilds. Whoever
         ``acquire`` refused as a handler's call has nothing of the lock, and gives up nothing.
         """
-        holder = self._holders.mine
+        try:
+            holder = self._holders.mine
+        except LayerClosed:
+            # Before a fork, so there is nothing here to give up.
+            return
         refused, holder.refused = holder.refused, None
         if refused is not None and refused is sys._getframe(1):  # noqa: SLF001 (as below)
             return

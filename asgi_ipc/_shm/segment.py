@@ -355,10 +355,11 @@ class Segment(object):
             lock.close()
         except LayerClosed:
             # Perhaps an earlier close was interrupted.
-            pass
+            lock.abandon()
         except BaseException:
             lock.abandon()
             raise
+        lock.unguard()
         self._close()
 
     def forked(self):
