@@ -179,14 +179,14 @@ def _groups_of(uid, gid):
     return from_system(user.pw_name, gid) if from_system else [gid, user.pw_gid]
 
 
-def options_for(place, expiry=EXPIRY, capacity=CAPACITY):
+def options_for(place, expiry=EXPIRY, capacity=CAPACITY, channel_capacity=None):
     """The options with which a prefix that exists is attached as it is."""
     return Options(
         place.prefix,
         expiry,
         _GROUP_EXPIRY,
         capacity,
-        None,
+        channel_capacity,
         max(place.messages.status.st_size, MINIMUM_MEMORY),
         max(place.groups.status.st_size, MINIMUM_MEMORY),
         place.mode & 0o666 | 0o600,

@@ -175,6 +175,14 @@ class _Commands(object):
         return _number(int, text, 1, "a whole number, at least 1")
 
     @staticmethod
+    def pattern_capacity(text):
+        """Of an argument: PATTERN=N, as a pair."""
+        pattern, _, capacity = text.rpartition("=")
+        if not pattern:
+            raise argparse.ArgumentTypeError("{0!r} is not PATTERN=N".format(text))
+        return pattern, _Commands.positive_number(capacity)
+
+    @staticmethod
     def seconds(text):
         """Of an argument: seconds from 0 up."""
         return _number(float, text, 0, "a number of seconds, from 0 up")

@@ -55,6 +55,21 @@ class _Routes(names.NameCache):
         return names.split_local(channel) + (self._capacity_of(channel),)
 
 
+class _Readable(names.ReadableNames):
+    """The names that this machine may receive from, each checked once; bounded."""
+
+    def __init__(self, abroad):
+        names.ReadableNames.__init__(self)
+        self._abroad = abroad
+
+    def entry(self, name):
+        """The name, if it is not known yet."""
+        channel = names.ReadableNames.entry(self, name)
+        if self._abroad(channel):
+            raise TypeError(ABROAD.format(channel))
+        return channel
+
+
 class IPCChannelLayer(object):
     """Channel layer over POSIX shared memory, for all processes of one machine.
 
@@ -128,6 +143,7 @@ class IPCChannelLayer(object):
         self.breath = 0
         self._stores = Stores(options)
         self._routes = _Routes(self._stores.capacity_of, self._stores.abroad)
+        self._readable = _Readable(self._stores.abroad)
 
     # -- channels --------------------------------------------------------------------
 
@@ -162,7 +178,7 @@ class IPCChannelLayer(object):
         :param block: wait for a message, up to ``block_timeout`` seconds. A signal whose
             handler returns ends the wait, one whose handler raises goes through.
         :returns: (channel, message), or (None, None).
-        :raises TypeError: a wrong name.
+        :raises TypeError: a wrong name, or one that is another machine's.
         """
         queues = self._queues(channels)
         messages = self._stores.messages
@@ -377,7 +393,7 @@ class IPCChannelLayer(object):
 
     def _queues(self, channels):
         """Check the names to receive from; return them, beginning with another each time."""
-        queues = names.channel_names(channels)
+        queues = self._readable.all(channels)
         if len(queues) == 1:
             return queues
         self._turn = turn = (self._turn + 1) % len(queues)

@@ -77,34 +77,9 @@ def group_name(name):
 def channel_names(names):
     """The names of ``names`` as a new list, each fit to be received from.
 
-    Cost: a dict lookup for each name seen before, by any layer of the process.
-
-    :param names: any iterable of channel names but text itself, whose letters would each
-        pass for a name.
-    :raises TypeError: it is text, not iterable or empty, or a name in it is not valid.
+    See ``ReadableNames.all``.
     """
-    if type(names) is list and len(names) == 1:
-        # As most callers do, at a third of the cost.
-        try:
-            return [_readable[names[0]]]
-        except TypeError:
-            return [channel_name(names[0], receive=True)]
-    if isinstance(names, (six.text_type, bytes)):
-        raise TypeError(
-            "receive takes a list of channel names; %s is a single string: put it in a list."
-            % _shown(names)
-        )
-    try:
-        names = list(names)
-    except TypeError:
-        raise TypeError("receive takes a list of channel names, not %s." % _shown(names))
-    if not names:
-        raise TypeError("receive takes a list of at least one channel name; this one is empty.")
-    try:
-        return [_readable[name] for name in names]
-    except TypeError:
-        # Once more, for the full text: an unhashable name fails without one.
-        return [channel_name(name, receive=True) for name in names]
+    return _readable.all(names)
 
 
 def non_local_name(name):
@@ -223,12 +198,47 @@ class GroupNames(NameCache):
         return group_name(name)
 
 
-class _ReadableNames(NameCache):
+class ReadableNames(NameCache):
+    """Maps the name of a channel that may be received from to itself, as plain text."""
+
+    def all(self, names):
+        """The names of ``names`` as a new list.
+
+        Cost: a dict lookup for each name seen before.
+
+        :param names: any iterable of channel names but text itself, whose letters would each
+            pass for a name.
+        :raises TypeError: it is text, not iterable or empty, or a name in it is not valid.
+        """
+        if type(names) is list and len(names) == 1:
+            # As most callers do, at a third of the cost.
+            try:
+                return [self[names[0]]]
+            except TypeError:
+                return [self.entry(names[0])]
+        if isinstance(names, (six.text_type, bytes)):
+            raise TypeError(
+                "receive takes a list of channel names; %s is a single string: put it in a list."
+                % _shown(names)
+            )
+        try:
+            names = list(names)
+        except TypeError:
+            raise TypeError("receive takes a list of channel names, not %s." % _shown(names))
+        if not names:
+            raise TypeError("receive takes a list of at least one channel name; this one is empty.")
+        try:
+            return [self[name] for name in names]
+        except TypeError:
+            # Once more, for the full text: an unhashable name fails without one.
+            return [self.entry(name) for name in names]
+
     def entry(self, name):
+        """The name, or TypeError."""
         return channel_name(name, receive=True)
 
 
-_readable = _ReadableNames()
+_readable = ReadableNames()
 
 
 def _fits(pattern, name):

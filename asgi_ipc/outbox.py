@@ -26,8 +26,10 @@ from asgi_ipc.layout import (
     NEXT,
     NODE,
     OUTBOX_LIMIT,
+    RATES,
     RECORD_WORDS,
     RUN,
+    SENT,
     SENT_AT,
     SEQ,
     SEQUENCE,
@@ -103,7 +105,7 @@ class Outbox(Senders):
         """Have a stream read from behind an entry, whatever was delivered of it before."""
         self._run(self._start_from, stream, entry)
 
-    def deliver(self, stream, entry, targets, payload, lifetime):
+    def deliver(self, stream, entry, targets, payload, lifetime, given_up=None):
         """Deliver an entry of a stream to queues here, once.
 
         Cost: the queues. A crash inside leaves it undone, or done and noted as the last entry of
@@ -112,9 +114,14 @@ class Outbox(Senders):
         :param entry: (ms, number), greater than that of any entry before it.
         :param targets: as for ``send_each``.
         :param lifetime: ns.
-        :returns: list of (queue, reason) that are full; None if it was delivered before.
+        :param given_up: a set of queues that go without it if they are full; None for all.
+        :returns: list of (queue, reason) that are full; None if it was delivered before. If a queue
+            at capacity is not given up, nothing is done, and it is a dict of all that are at
+            capacity: {queue: messages that have gone from it since it began}.
         """
-        return self._run(self._deliver, stream, entry, targets, payload, lifetime)
+        return self._run(
+            self._deliver, stream, entry, targets, payload, lifetime, given_up
+        )
 
     def move(self, queue, routing, age=0):
         """Move the first message of a channel to the outbox, if nobody waits for it here.
@@ -205,10 +212,14 @@ class Outbox(Senders):
         place = LAST_IDS + 2 * stream
         self._words[place], self._words[place + 1] = entry
 
-    def _deliver(self, stream, entry, targets, payload, lifetime):
+    def _deliver(self, stream, entry, targets, payload, lifetime, given_up):
         words, now = self._words, self._clock()
         if crossing.last_id(words, stream) >= entry:
             return None
+        if given_up is not None:
+            full = self._at_capacity(targets, now)
+            if any(queue not in given_up for queue in full):
+                return full
         left, dropped = list(targets), []
         ready = self._choose(left, dropped, now)
         crossing.begin_delivery(
@@ -220,6 +231,17 @@ class Outbox(Senders):
         if targets:
             crossing.count(words, "received")
         return dropped
+
+    def _at_capacity(self, targets, now):
+        words, found = self._words, {}
+        for queue, _, capacity in targets:
+            hint = self._directory.find(queue)
+            if hint is None or words[hint[0] + COUNT] < capacity:
+                continue
+            entry = hint[0]
+            if self._full(entry, capacity, now):
+                found[queue] = words[entry + RATES + SENT] - words[entry + COUNT]
+        return found
 
     def _move(self, queue, routing, age):
         words, now = self._words, self._clock()

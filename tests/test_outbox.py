@@ -10,6 +10,7 @@ from asgi_ipc.core import IPCChannelLayer
 from asgi_ipc.crossing import GROUPS, OUTBOX, OWN
 from asgi_ipc.errors import ChannelFull, NoBridge
 from asgi_ipc.layout import ARRIVING, MOVING
+from asgi_ipc.sending import AT_CAPACITY
 
 SIZE = 256 * 1024
 
@@ -90,6 +91,27 @@ def test_a_full_channel_misses_an_entry_and_it_is_delivered_all_the_same(store):
     assert [queue for queue, _ in full] == [u"a"]
     assert store.last_id(OWN) == (5, 1)
     assert drain(store, u"b") == [b"m"]
+
+
+def test_an_entry_waits_for_a_full_channel_unless_that_is_given_up(store, clock):
+    put(store, u"a", b"1")
+    put(store, u"a", b"2", lifetime=SECOND)
+    targets = [(u"a", b"", 2), (u"b", b"", 1)]
+    assert store.deliver(OWN, (5, 1), targets, b"m", LONG, set()) == {u"a": 0}
+    assert get(store, u"a")[2] == b"1"
+    put(store, u"a", b"3")
+    put(store, u"b", b"4")
+    full = {u"a": 1, u"b": 0}
+    for given_up in (set(), {u"a"}, {u"b"}):
+        assert store.deliver(OWN, (5, 1), targets, b"m", LONG, given_up) == full
+    assert store.last_id(OWN) == (0, 0)
+    assert store.bridge()["received"] == 0
+    # What has expired makes room.
+    clock.advance(2)
+    assert store.deliver(OWN, (5, 1), targets, b"m", LONG, {u"b"}) == [(u"b", AT_CAPACITY)]
+    assert store.last_id(OWN) == (5, 1)
+    assert drain(store, u"a") == [b"3", b"m"]
+    assert drain(store, u"b") == [b"4"]
 
 
 def test_a_move_keeps_order_payload_and_time(store, clock):

@@ -6,16 +6,19 @@ from there. What has been trimmed meanwhile had expired.
 
 Redis's clock is the only one that machines compare: an entry's age is the time that Redis has now
 less the time in its id.
+
+An entry for a queue that is full is held back, with all that comes after it, as ``pacing`` says.
 """
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Dict
+from typing import TYPE_CHECKING, AbstractSet, Any, Callable, Dict
 
 from asgi_ipc import routing
 from asgi_ipc._shm import clock
 from asgi_ipc.bridge.envelope import GROUPS, Envelope, Refused, Sealer, node_stream
 from asgi_ipc.bridge.link import MILLISECOND, Id, Link
+from asgi_ipc.bridge.pacing import PAUSE, Pacing
 from asgi_ipc.crossing import STREAMS
 from asgi_ipc.drops import Drops
 
@@ -45,6 +48,7 @@ class Incoming:
         self._streams = {GROUPS: STREAMS[0], node_stream(station.node): STREAMS[1]}
         self._last: Dict[str, Id] = {}
         self._refused = Drops(REFUSED)
+        self._pacing = Pacing(station.expiry)
         self._next_state = 0
 
     async def settle(self) -> None:
@@ -102,15 +106,16 @@ class Incoming:
             await station.persist(station.pass_over, number, ident, "expired")
             return
         await self._deliver(number, ident, envelope, left)
+        age = max(self._link.now() - ident[0], 0.0)
         station.messages.tell(lag=int(age * MILLISECOND))
 
     async def _deliver(self, number: int, ident: Id, envelope: Envelope, left: float) -> None:
         station, kind, name = self._station, envelope.kind, envelope.name
         persist = station.persist
         if kind == routing.GROUP:
-            await persist(station.deliver_to_group, number, ident, name, envelope.payload, left)
+            await self._hand_over(station.deliver_to_group, number, ident, envelope, left)
         elif kind in (routing.CHANNEL, routing.SHARED):
-            await persist(station.deliver, number, ident, name, envelope.payload, left)
+            await self._hand_over(station.deliver, number, ident, envelope, left)
         else:
             # To do it twice is to do it once, should we die before it is noted.
             if kind == routing.ADD:
@@ -119,3 +124,27 @@ class Incoming:
             else:
                 await persist(station.part, envelope.group, name)
             await persist(station.pass_over, number, ident, "received")
+
+    async def _hand_over(
+        self,
+        deliver: Callable[..., Dict[str, int]],
+        number: int,
+        ident: Id,
+        envelope: Envelope,
+        left: float,
+    ) -> None:
+        """Put an entry into queues here, as soon as all have room that are worth waiting for."""
+        persist, name, payload = self._station.persist, envelope.name, envelope.payload
+        end = clock.now() + left * MILLISECOND
+        given_up: AbstractSet[str] = frozenset()
+        while left > 0:
+            full = await persist(deliver, number, ident, name, payload, left, given_up)
+            if not full:
+                return
+            given_up = frozenset()
+            if self._pacing.waits(full):
+                await asyncio.sleep(PAUSE / clock.SECOND)
+                left = (end - clock.now()) / MILLISECOND
+            else:
+                given_up = full.keys()
+        await persist(self._station.pass_over, number, ident, "expired")

@@ -12,7 +12,7 @@ import asyncio
 import errno
 import fcntl
 import os
-from typing import Any, Callable, Optional, Sequence
+from typing import AbstractSet, Any, Callable, Dict, Optional, Sequence
 
 from asgi_ipc import names
 from asgi_ipc._shm import clock
@@ -84,7 +84,7 @@ class Station:
         self.stores = stores
         self.messages = stores.messages
         self.node: str = stores.node
-        self._expiry = expiry
+        self.expiry = expiry
         self._limit = limit
         self._drops = Drops()
         self._bell = asyncio.Event()
@@ -115,7 +115,7 @@ class Station:
         """
         if self.messages.replaced() or self.stores.groups.replaced():
             raise Gone
-        self.messages.lease(clock.now() + self._expiry, self._limit)
+        self.messages.lease(clock.now() + self.expiry, self._limit)
 
     async def rung(self) -> None:
         """Wait until there is something in the outbox, or for a second."""
@@ -156,18 +156,36 @@ class Station:
         """Have who waits look now."""
         self._bell.set()
 
-    def deliver(self, stream: int, entry: Id, channel: str, payload: bytes, left: float) -> None:
-        """Deliver an entry to a channel here; ``left``: ms that it has to live."""
+    def deliver(
+        self,
+        stream: int,
+        entry: Id,
+        channel: str,
+        payload: bytes,
+        left: float,
+        given_up: AbstractSet[str],
+    ) -> Dict[str, int]:
+        """Deliver an entry to a channel here; ``left``: ms that it has to live.
+
+        :param given_up: queues that go without it if they are full.
+        :returns: if others are full, nothing was done: as ``MessageStore.deliver`` has it.
+        """
         queue, local = names.split_local(channel)
         target = (queue, local.encode("ascii"), self.stores.capacity_of(channel))
-        self._deliver(stream, entry, channel, [target], payload, left)
+        return self._deliver(stream, entry, channel, [target], payload, left, given_up)
 
     def deliver_to_group(
-        self, stream: int, entry: Id, group: str, payload: bytes, left: float
-    ) -> None:
-        """Deliver an entry to the members of a group that are here."""
+        self,
+        stream: int,
+        entry: Id,
+        group: str,
+        payload: bytes,
+        left: float,
+        given_up: AbstractSet[str],
+    ) -> Dict[str, int]:
+        """Deliver an entry to the members of a group that are here, as ``deliver`` does."""
         targets = self.stores.targets_here(group, clock.now())
-        self._deliver(stream, entry, group, targets, payload, left)
+        return self._deliver(stream, entry, group, targets, payload, left, given_up)
 
     def _deliver(
         self,
@@ -177,15 +195,19 @@ class Station:
         targets: Sequence[Any],
         payload: bytes,
         left: float,
-    ) -> None:
+        given_up: AbstractSet[str],
+    ) -> Dict[str, int]:
         lifetime = int(left * MILLISECOND)
         if any(names for _, names, _ in targets):
             # Whose message expires unread is taken to be gone, and leaves its groups. One that came
             # at the last moment is no proof of that: its readers get the time to prove it.
             lifetime = max(lifetime, self._expiry // 2)
-        full = self.messages.deliver(stream, entry, targets, payload, lifetime)
+        full = self.messages.deliver(stream, entry, targets, payload, lifetime, given_up)
+        if isinstance(full, dict):
+            return full
         if full:
             self._drops.add(name, [queue for queue, _ in full])
+        return {}
 
     def pass_over(self, stream: int, entry: Id, counter: str = "") -> None:
         """Note that an entry was seen, of which nothing is delivered; count it."""

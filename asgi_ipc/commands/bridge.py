@@ -60,6 +60,11 @@ def register(commands):
         "--capacity", type=commands.positive_number, default=access.CAPACITY, metavar="N",
         help="the layer's option capacity (default 100)",
     )  # fmt: skip
+    command.add_argument(
+        "--channel-capacity", type=commands.pattern_capacity, action="append", default=[],
+        metavar="PATTERN=N",
+        help="as in the layer's option channel_capacity; may be repeated, the first match counts",
+    )  # fmt: skip
     command.add_argument("--sentinel", default="", metavar="NAME", help="URL is a sentinel's")
     command.add_argument("--cluster", action="store_true", help="URL is of a cluster's server")
     command.add_argument("--quiet", action="store_true", help="log warnings only")
@@ -96,7 +101,12 @@ def bridge(arguments):
 
 @contextlib.contextmanager
 def _attached(prefix, arguments):
-    with access.stores(prefix, expiry=arguments.expiry, capacity=arguments.capacity) as found:
+    with access.stores(
+        prefix,
+        expiry=arguments.expiry,
+        capacity=arguments.capacity,
+        channel_capacity=arguments.channel_capacity,
+    ) as found:
         yield found[1]
 
 

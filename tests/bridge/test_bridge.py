@@ -52,6 +52,9 @@ def test_a_channel_of_another_machine(machines):
     assert there.receive(channel) == {"to": "you"}
     with pytest.raises(TypeError, match="another machine"):
         here.layer.channel_statistics(channel)
+    for channels in ([channel], ["jobs", channel]):
+        with pytest.raises(TypeError, match="another machine"):
+            here.layer.receive(channels)
 
 
 def test_a_member_of_another_machine(machines):
@@ -133,6 +136,19 @@ def test_the_outbox_is_bounded(machines, server):
     assert here.figures()["waiting"] == 5
     server.go_on()
     assert there.receive(far) == {"n": 0}
+
+
+def test_capacities_are_those_that_it_is_told(machines):
+    here, there = machines(
+        2, "--capacity", "7", "--channel-capacity", "member1?*=3", "--channel-capacity", "member*=5"
+    )
+    channels = [there.member("room") for _ in range(2)] + [there.layer.new_channel("other?")]
+    there.layer.group_add("room", channels[2])
+    for number in range(10):
+        here.layer.send_group("room", {"n": number})
+    until(lambda: there.figures()["received"] == 10, "all of it")
+    figures = [there.layer.channel_statistics(channel) for channel in channels]
+    assert [one["messages_pending"] for one in figures] == [3, 5, 7]
 
 
 def test_expired_ones_do_not_arrive(machines, server):
@@ -251,10 +267,13 @@ def test_the_figures(machines, server):
         (["redis://localhost", "--expiry", "0"], "--expiry"),
         (["redis://localhost", "--key-file", "/nowhere/keys"], "No such file"),
         (["redis://localhost", "--prefix", "a/b"], "no prefix"),
+        (["redis://localhost", "--channel-capacity", "a"], "PATTERN=N"),
+        (["redis://localhost", "--channel-capacity", "=1"], "PATTERN=N"),
+        (["redis://localhost", "--channel-capacity", "a=0"], "at least 1"),
     ],
 )
 def test_a_wrong_command_line(options, said):
     status, text = run("bridge", *options)
-    assert status == 1
+    assert status in (1, 2)
     assert said in text
     assert "Traceback" not in text
