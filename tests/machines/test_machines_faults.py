@@ -93,6 +93,20 @@ def test_redis_is_killed_and_comes_back(make_fleet, campaign, data):
     ] == []
 
 
+def test_what_was_held_up_does_not_fill_the_queues_of_those_who_read(make_fleet, campaign):
+    """It comes at once, and is more than a queue holds that has the default capacity."""
+    fleet = site(make_fleet, capacity=100)
+    flow(fleet)
+    for _ in range(campaign.amount(2, 60)):
+        time.sleep(1)
+        assert fleet.redis.command("CLIENT", "PAUSE", "2000", "ALL") == "OK"
+        time.sleep(2)
+    reconnected(fleet)
+    account = take(fleet.agents, MEMBERS)
+    holds_at_home(account, STUCK, campaign)
+    assert account.missing() == []
+
+
 def test_redis_comes_back_without_data_and_with_an_earlier_clock(make_fleet, campaign):
     """Its stream's numbers are times: the new ones are below those that were read."""
     fleet = site(make_fleet)
