@@ -35,6 +35,7 @@ class Agent:
         self._greeted = set()
         self._sent = []  # the stamp of each number
         self._slowest = 0.0
+        self._dawdles = 0
         self._every = None
         self._flow = None
         for member in range(members):
@@ -55,6 +56,8 @@ class Agent:
             else:
                 member = int(channel[len(self._queue) :])
                 self._heard.append([origin, number, member, message["at"], self.now()])
+                if self._dawdles:
+                    time.sleep(self._dawdles)
 
     def _send_group(self, number):
         self._layer.send_group(GROUP, {"origin": self.name, "n": number, "at": self.now()})
@@ -69,6 +72,10 @@ class Agent:
     def forget_greetings(self):
         """As if nobody had been heard yet."""
         self._greeted.clear()
+
+    def dawdle(self, seconds):
+        """Take so long for each message from now on."""
+        self._dawdles = seconds
 
     def say(self, count):
         """Send the next so many numbers at once; how many there are by now."""

@@ -96,6 +96,9 @@ def test_redis_is_killed_and_comes_back(make_fleet, campaign, data):
 def test_what_was_held_up_does_not_fill_the_queues_of_those_who_read(make_fleet, campaign):
     """It comes at once, and is more than a queue holds that has the default capacity."""
     fleet = site(make_fleet, capacity=100)
+    for agent in fleet.agents:
+        # Twice as quick as what is sent, and not as quick as a bridge.
+        agent.dawdle(EVERY / 3 / MEMBERS / 2)
     flow(fleet)
     for _ in range(campaign.amount(2, 60)):
         time.sleep(1)
