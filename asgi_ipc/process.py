@@ -124,7 +124,8 @@ class Process:
         full: List[str] = []
         if others:
             found = self.gate.run(messages.send_each, others, payload, self.lifetime)
-            full += self.stores.told_of(group, [queue for queue, _ in found])
+            if found:
+                full += self.stores.told_of(group, [queue for queue, _ in found])
         # Not before that: it cannot fail, so nobody is sent to twice.
         for queue, locals_, capacity in own:
             names = locals_.decode("ascii").split("\n")

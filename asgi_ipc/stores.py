@@ -43,13 +43,18 @@ def segment_names(prefix):
 
 
 class Plan(object):
-    """Where a group's messages go, good as long as ``snapshot`` is current."""
+    """Where a group's messages go, good as long as ``snapshot`` is current.
 
-    __slots__ = ("snapshot", "targets")  # as ``MessageStore.send_each`` wants them
+    ``targets`` are as ``MessageStore.send_each`` wants them; ``everywhere`` are the same with an
+    outbox that may hold ``limit`` messages.
+    """
+
+    __slots__ = ("everywhere", "limit", "snapshot", "targets")
 
     def __init__(self, snapshot, targets):
         self.snapshot = snapshot
-        self.targets = targets
+        self.targets = self.everywhere = targets
+        self.limit = 0
 
 
 class Stores(object):
@@ -170,15 +175,24 @@ class Stores(object):
     def targets(self, group):
         """Where a message to a group goes: its members, and the outbox if a bridge runs."""
         now = clock.now()
-        here = self.targets_here(group, now)
-        messages = self.messages
-        if messages.bridged(now):
-            route = (u"g" + group).encode("ascii")  # routing.routing, written out
-            return here + [(OUTBOX, route, messages.outbox_limit)]
-        return here
+        plan = self._current_plan(group, now)
+        limit = self.messages.bridged(now)
+        if plan is not None and plan.limit == limit:
+            return plan.everywhere
+        everywhere = plan.targets if plan is not None else []
+        if limit:
+            route = routing.routing(routing.GROUP, group).encode("ascii")
+            everywhere = everywhere + [(OUTBOX, route, limit)]
+        if plan is not None:
+            plan.everywhere, plan.limit = everywhere, limit
+        return everywhere
 
     def targets_here(self, group, now):
         """Where a message to a group goes on this machine, as ``send_each`` wants it."""
+        plan = self._current_plan(group, now)
+        return plan.targets if plan is not None else []
+
+    def _current_plan(self, group, now):
         self.attend(now)
         plan = self._plans.get(group)
         if (
@@ -187,7 +201,7 @@ class Stores(object):
             or not self.groups.current(plan.snapshot)
         ):
             plan = self._plan(group)
-        return plan.targets if plan is not None else []
+        return plan
 
     def _plan(self, group):
         snapshot = self.groups.snapshot(group)

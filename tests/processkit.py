@@ -171,7 +171,10 @@ def traced(trace, function, *args):
 
 
 def steps_inside(function, *args):
-    """Call; return the numbers of the steps (see ``at_step``) outside of and inside a lock."""
+    """Call; return the numbers of the steps (see ``at_step``) outside of and inside a lock.
+
+    Who attaches is not inside, nor is one on the way out: others may be in meanwhile.
+    """
     steps = ([], [])
     count, inside = [0], [False]
 
@@ -179,10 +182,10 @@ def steps_inside(function, *args):
         opcodes(frame)
         count[0] += 1
         if event == "return" and frame.f_code is ACQUIRE:
-            inside[0] = True
-        steps[inside[0]].append(count[0])
-        if event == "return" and frame.f_code in LEAVE:
+            inside[0] = frame.f_locals["self"].guarded
+        if event == "call" and frame.f_code in LEAVE:
             inside[0] = False
+        steps[inside[0]].append(count[0])
         return trace
 
     traced(trace, function, *args)

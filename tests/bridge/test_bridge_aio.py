@@ -40,6 +40,34 @@ def test_consumers_on_two_machines(machines):
     asyncio.run(talk())
 
 
+def test_a_burst_beyond_capacity_reaches_consumers_that_take_their_time(machines, server):
+    here, there = machines(2)
+    count = 500
+
+    async def consumer(layer):
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        found = []
+        while len(found) < count:
+            found.append((await layer.receive(channel))["n"])
+            await asyncio.sleep(0.0005)
+        return found
+
+    async def talk():
+        layer = IPCChannelLayer(prefix=there.prefix)
+        consumers = [asyncio.ensure_future(consumer(layer)) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        server.pause()
+        for number in range(count):
+            here.layer.send_group("room", {"n": number})
+        server.go_on()
+        found = await asyncio.wait_for(asyncio.gather(*consumers), 20)
+        await layer.close()
+        return found
+
+    assert asyncio.run(talk()) == [list(range(count))] * 3
+
+
 def test_the_name_of_a_process_says_its_machine(machines):
     here, there = machines(2, bridges=False)
 
