@@ -7,11 +7,24 @@ and wrong options are ``ValueError``.
 """
 
 
+def _of_asgi1(name):
+    """The class of a name that asgiref 1 has, if that is installed.
+
+    A layer that stands on ours (RedisLocalChannelLayer of asgi_redis) passes on what ours raises,
+    to callers who catch what all layers of asgiref 1 have.
+    """
+    try:
+        from asgiref.base_layer import BaseChannelLayer
+    except ImportError:
+        return Exception
+    return getattr(BaseChannelLayer, name)
+
+
 class IPCError(Exception):
     """Root of the tree: catch it to catch all that asgi_ipc itself reports."""
 
 
-class ChannelFull(IPCError):
+class ChannelFull(IPCError, _of_asgi1("ChannelFull")):
     """The message was not stored: the channel is at capacity, or memory is used up.
 
     Nothing is lost but the message that was refused. Remedy: read the channel faster, send
@@ -20,7 +33,7 @@ class ChannelFull(IPCError):
     """
 
 
-class MessageTooLarge(IPCError):
+class MessageTooLarge(IPCError, _of_asgi1("MessageTooLarge")):
     """The packed message is above ``max_message_size`` (bytes); nothing was stored."""
 
 

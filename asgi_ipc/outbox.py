@@ -118,10 +118,11 @@ class Outbox(Senders):
         :param entry: (ms, number), greater than that of any entry before it.
         :param targets: as for ``send_each``.
         :param lifetime: ns.
-        :param given_up: a set of queues that go without it if they are full; None for all.
+        :param given_up: a set of queues that go without it if they are full, or None for all. Any
+            other that is half full is waited for: the other half is for senders here.
         :returns: list of (queue, reason) that are full; None if it was delivered before. If a queue
-            at capacity is not given up, nothing is done, and it is a dict of all that are at
-            capacity: {queue: messages that have gone from it since it began}.
+            that is half full is not given up, nothing is done, and it is a dict of all that are:
+            {queue: messages that have gone from it since it began}.
         """
         return self._run(
             self._deliver, stream, entry, targets, payload, lifetime, given_up
@@ -239,11 +240,13 @@ class Outbox(Senders):
     def _at_capacity(self, targets, now):
         words, found = self._words, {}
         for queue, _, capacity in targets:
+            # Those who send here do not wait: what is dropped for them would be our doing.
+            room = capacity - capacity // 2
             hint = self._directory.find(queue)
-            if hint is None or words[hint[0] + COUNT] < capacity:
+            if hint is None or words[hint[0] + COUNT] < room:
                 continue
             entry = hint[0]
-            if self._full(entry, capacity, now):
+            if self._full(entry, room, now):
                 found[queue] = words[entry + RATES + SENT] - words[entry + COUNT]
         return found
 

@@ -1,4 +1,5 @@
 """A redis-server of the benchmark's own, on a free loopback port, which ends with it."""
+import contextlib
 import os
 import shutil
 import signal
@@ -33,19 +34,26 @@ class RedisServer(object):
 
     ``url``: of the faster of its two addresses, Unix socket and loopback TCP.
     ``transport``: which that is, with both figures.
+    ``tcp_url``: of the TCP address.
+
+    :param host: the TCP address.
+    :param before: words of the command before the program, that have it run elsewhere.
+    :param networking: context manager in which a socket reaches that address.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, host="127.0.0.1", before=(), networking=contextlib.nullcontext):
         program = shutil.which("redis-server")
         if program is None:
             raise RedisMissing(MISSING)
         self.version = subprocess.check_output([program, "--version"]).decode().split()[2][2:]
         self._path = os.path.join(folder, "redis.sock")
-        self._port = _free_port()
+        self._host, self._port, self._networking = host, _free_port(), networking
+        self.tcp_url = "redis://{0}:{1}/0".format(host, self._port)
         command = [sys.executable, "-c", _KEEPER, folder]
-        command += [program, "--port", str(self._port), "--bind", "127.0.0.1"]
+        command += [*before, program, "--port", str(self._port), "--bind", host]
         command += ["--unixsocket", self._path, "--dir", folder, "--save", ""]
         command += ["--appendonly", "no", "--daemonize", "no"]
+        command += ["--protected-mode", "no"]
         with open(os.path.join(folder, "log-redis"), "wb") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
@@ -75,7 +83,8 @@ class RedisServer(object):
         return connection
 
     def _connect_tcp(self):
-        connection = socket.create_connection(("127.0.0.1", self._port))
+        with self._networking():
+            connection = socket.create_connection((self._host, self._port))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
@@ -89,12 +98,20 @@ class RedisServer(object):
         for connection in connections:
             connection.close()
         unix, tcp = [sorted(found)[len(found) // 2] for found in times]
-        self.url = (
-            "unix://" + self._path if unix <= tcp else "redis://127.0.0.1:%d/0" % self._port
-        )
+        self.url = "unix://" + self._path if unix <= tcp else self.tcp_url
         self.transport = "{0} (PING {1:.1f} us by Unix socket, {2:.1f} us by loopback TCP)".format(
             "Unix socket" if unix <= tcp else "loopback TCP", unix * 1e6, tcp * 1e6
         )
+
+    def figures(self):
+        """What it counts of itself: INFO as a dict of text."""
+        connection = self._connect_unix()
+        connection.sendall(b"INFO everything\r\n")
+        answer = connection.makefile("rb")
+        text = answer.read(int(answer.readline()[1:])).decode("utf-8")
+        connection.close()
+        lines = (line.partition(":") for line in text.splitlines() if ":" in line)
+        return {name: value for name, _, value in lines}
 
     def flush(self):
         """Drop everything that a workload left."""

@@ -124,11 +124,12 @@ class Host(object):
     :param folder: for sockets and logs.
     :param redis: URL of the server, or None.
     :param seconds: how long any one task may take.
+    :param before: words of the command before the interpreter, that have it run elsewhere.
     """
 
     _numbers = itertools.count(1)
 
-    def __init__(self, peer, interpreter, isolated, folder, redis, seconds):
+    def __init__(self, peer, interpreter, isolated, folder, redis, seconds, before=()):
         self.peer = peer
         self._folder = folder
         self._redis = redis
@@ -139,7 +140,7 @@ class Host(object):
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         with open(os.path.join(folder, "log-" + peer.name.replace(" ", "-")), "wb") as log:
             self._process = subprocess.Popen(
-                [interpreter, "-c", boot],
+                [*before, interpreter, "-c", boot],
                 stdin=theirs,
                 stdout=theirs,
                 stderr=log,
@@ -161,12 +162,11 @@ class Host(object):
         self._lines.write(request)
         return self._lines.read(START_SECONDS)
 
-    def open(self, actors, size=0):
+    def open(self, actors, size=0, prefix=None):
         """Return a session with so many actors, connected, nothing opened yet."""
         number = next(self._numbers)
-        prefix = "bench-{0}-{1}".format(os.getpid(), number)
         settings = {
-            "prefix": prefix,
+            "prefix": prefix or "bench-{0}-{1}".format(os.getpid(), number),
             "folder": self._folder,
             "redis": self._redis,
             "size": size,

@@ -5,6 +5,7 @@ All tasks of one actor run in the same loop. Runs on Python 3.7 as well.
 import asyncio
 from itertools import repeat
 from time import monotonic_ns as clock
+from time import process_time_ns
 
 from benchmarks.peers.base import message_of
 from benchmarks.tasks import STOP, differences
@@ -197,6 +198,44 @@ async def group_send_here(adapter, ready, group):
     await collection.start()
     started = (await group_send(adapter, ready, group))[0]
     return [started, await collection.finish()]
+
+
+async def absorb_group(adapter, ready, count):
+    """Each member receives so many; when the last one was there, and the processor's time."""
+    receive = adapter.layer.receive
+
+    async def one(channel):
+        for _ in repeat(None, count):
+            await receive(channel)
+        return clock()
+
+    begun = process_time_ns()
+    tasks = [asyncio.ensure_future(one(channel)) for channel in _mine]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    ready()
+    return [max(await asyncio.gather(*tasks)), process_time_ns() - begun]
+
+
+async def absorb_within(adapter, ready, seconds):
+    """How many members receive something within so many seconds."""
+    tasks = [asyncio.ensure_future(adapter.layer.receive(channel)) for channel in _mine]
+    ready()
+    done, waiting = await asyncio.wait(tasks, timeout=seconds)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    return len(done)
+
+
+async def emit_group(adapter, ready, group, count):
+    """Send so many to a group; when each was about to be, and the processor's time."""
+    send, message = adapter.group_sender(), message_of(0)
+    begun, times = process_time_ns(), [clock()]
+    for _ in repeat(None, count):
+        await send(group, message)
+        times.append(clock())
+    return [times, process_time_ns() - begun]
 
 
 async def memberships(adapter, ready, count):

@@ -211,6 +211,17 @@ def end(children):
             child.kill()
 
 
+# -- clocks ----------------------------------------------------------------------------------
+
+
+def faketime_library():
+    """The path of libfaketime, for programs with threads; None if it is not installed."""
+    for folder in ("/usr/lib/*", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib/*"):
+        for path in glob.glob(folder + "/faketime/libfaketimeMT.so.1"):
+            return path
+    return None
+
+
 # -- other Pythons ---------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ import threading
 import time
 
 import pytest
-from sandbox import end, interpreters, layer_environment, needs_linux
+from sandbox import end, faketime_library, interpreters, layer_environment, needs_linux
 from storekit import Child
 
 from asgi_ipc import IPCChannelLayer
@@ -27,7 +27,6 @@ from asgi_ipc.errors import GroupsFull
 
 HOUR = 3600
 EXPIRY = 1.5
-FOLDERS = ("/usr/lib/*", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib/*")
 
 SERVER = u"""
 from __future__ import print_function
@@ -82,15 +81,7 @@ layer.close()
 """A process that does with a layer what it is told, a line each."""
 
 
-def find_library():
-    """The path of libfaketime, for programs with threads; None if it is not installed."""
-    for folder in FOLDERS:
-        for path in glob.glob(folder + "/faketime/libfaketimeMT.so.1"):
-            return path
-    return None
-
-
-LIBRARY = find_library()
+LIBRARY = faketime_library()
 needs_faketime = pytest.mark.skipif(
     LIBRARY is None, reason="needs libfaketime (Debian: apt-get install libfaketime)"
 )

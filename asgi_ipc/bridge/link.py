@@ -106,7 +106,8 @@ class Link:
         """
         streams = sorted({stream for _, stream, _ in entries})
         places = {stream: place for place, stream in enumerate(streams, 2)}
-        arguments: List[Any] = [self._run, acked, last, age, self._lives]
+        latest = int(self.now() + PATIENCE * 1000)
+        arguments: List[Any] = [self._run, acked, last, age, self._lives, latest]
         for number, stream, entry in entries:
             arguments += [number, places[stream], entry]
         keys = [self._guard, *map(self.key, streams)]

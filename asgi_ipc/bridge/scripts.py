@@ -42,9 +42,11 @@ local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 local sent = tonumber(redis.call('GET', KEYS[1]) or '-1')
 if run ~= ARGV[1] or sent < tonumber(ARGV[2]) then return 0 end
 local time = redis.call('TIME')
-local oldest = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) - ARGV[4])
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if now > tonumber(ARGV[6]) then return 0 end
+local oldest = string.format('%.0f', now - ARGV[4])
 local touched = {}
-for place = 6, #ARGV, 3 do
+for place = 7, #ARGV, 3 do
   if tonumber(ARGV[place]) > sent then
     local key = KEYS[tonumber(ARGV[place + 1])]
     redis.call('XADD', key, 'MINID', '~', oldest, '*', 'd', ARGV[place + 2])
@@ -56,10 +58,12 @@ if tonumber(ARGV[3]) > sent then redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[
 return 1
 """
 """KEYS: the guard, streams. ARGV: the server's life, the number that the guard has at least, the
-one that it is to have, ms after which an entry is of no use, ms that a key lives; then for each
-message its number, that of its stream among KEYS, and the entry.
+one that it is to have, ms after which an entry is of no use, ms that a key lives, the time (ms) by
+which this has to be here; then for each message its number, that of its stream among KEYS, and the
+entry.
 Returns 1 if all of them are in their streams, once; 0 if nothing was done, since Redis is not the
-one that it was."""
+one that it was, or this was under way for too long: the network may hand over what it held back
+when a cable is mended, and lifetimes in it are those of when it was sent."""
 
 TAKE = """
 local time = redis.call('TIME')

@@ -198,6 +198,10 @@ class Station:
         given_up: AbstractSet[str],
     ) -> Dict[str, int]:
         lifetime = int(left * MILLISECOND)
+        if any(names for _, names, _ in targets):
+            # Whose message expires unread is taken to be gone, and leaves its groups. One that came
+            # at the last moment is no proof of that: its readers get the time to prove it.
+            lifetime = max(lifetime, self.expiry // 2)
         full = self.messages.deliver(stream, entry, targets, payload, lifetime, given_up)
         if isinstance(full, dict):
             return full

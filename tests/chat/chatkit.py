@@ -120,7 +120,7 @@ class Site:
         """Start a Python with some arguments; its output goes to a log of that name."""
         with open(self.log_path(name), "ab") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, *arguments],
+                self.command(*arguments, cwd=cwd),
                 cwd=cwd,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -130,6 +130,14 @@ class Site:
                 preexec_fn=heed_interrupts,  # noqa: PLW1509 (it does one call of the system)
             )
         return self._processes[name]
+
+    def command(self, *arguments, cwd):
+        """The command that runs a Python with some arguments."""
+        return [sys.executable, *arguments]
+
+    def get(self, port):
+        """The first page of a server: ``(status, text)``."""
+        return get(port)
 
     def log_path(self, name):
         return os.path.join(self._folder, f"{name}.log")
@@ -150,7 +158,7 @@ class Site:
 
         def answers():
             try:
-                return get(port)[0] == 200
+                return self.get(port)[0] == 200
             except OSError:
                 return process.poll() is not None
 
@@ -193,7 +201,7 @@ class Site:
     def announce(self, room, text):
         """What a cron job does; returns its output."""
         return subprocess.check_output(
-            [sys.executable, "manage.py", "announce", room, text],
+            self.command("manage.py", "announce", room, text, cwd=EXAMPLE),
             cwd=EXAMPLE,
             env=self.environment,
             universal_newlines=True,
@@ -213,13 +221,13 @@ class Page:
         self.present = {}  # process -> count, as last told
 
     @classmethod
-    async def open(cls, port, name, room="lobby"):
-        """Connect as the page of a person does."""
+    async def open(cls, port, name, room="lobby", sock=None):
+        """Connect as the page of a person does, through a socket that is connected, if given."""
         address = f"ws://{HOST}:{port}/ws/{room}/"
         origin = f"http://{HOST}:{port}"
         socket = await connect(
             address, origin=origin, compression=None, proxy=None, open_timeout=PATIENCE,
-            max_queue=None,
+            max_queue=None, sock=sock,
         )
         page = cls(socket, await hello_of(socket))
         await page.send(kind="name", name=name)

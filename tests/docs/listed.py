@@ -29,6 +29,7 @@ TUTORIAL = "docs/tutorial.rst"
 
 OF_README = "tests/test_readme.py runs it"
 DRAWING = "a drawing"
+BRIDGES = "tests/bridge and tests/machines run bridges, with a Redis"
 
 BLOCKS = [
     Listed("README.rst", r"receive\(\[\"greetings\"\], block=True\)", OF_README),
@@ -47,7 +48,8 @@ BLOCKS = [
     Listed("docs/design.rst", r"bucket of \(channel, group\)", DRAWING + " of a group"),
     Listed("docs/design.rst", r"posted ---\+", DRAWING + " of the inbox"),
     Listed("docs/design.rst", r"--> outbox --> bridge", DRAWING + " of the bridge"),
-    Listed("docs/commands.rst", r"^asgi-ipc bridge ", "tests/bridge runs bridges, with a Redis"),
+    Listed("docs/commands.rst", r"^asgi-ipc bridge ", BRIDGES),
+    Listed("docs/scaling.rst", r"shared memory -- bridge ---", DRAWING + " of two machines"),
 ]
 
 PIP = r"^python3 -m pip install [^&|;]+"
@@ -67,7 +69,7 @@ COMMANDS = [
     Listed(TUTORIAL, r"^python3 -m venv ", "tox has made an environment"),
     Listed(TUTORIAL, r"^\. chat-venv/", "tox has made an environment"),
     Listed("docs/commands.rst", r"^eval .*argcomplete", "it sets a shell up, by argcomplete"),
-    Listed("README.rst", r"^asgi-ipc bridge ", "tests/bridge runs bridges, with a Redis"),
+    Listed(r"README.rst|docs/scaling.rst", r"^asgi-ipc bridge ", BRIDGES),
     Listed("README.rst", r"^pip install \"asgi_ipc\[redis\]\"$", "it installs packages"),
     Listed(r"docs/.*", r"^docker run ", "it needs Docker, and an image of a site"),
 ]
