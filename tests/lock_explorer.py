@@ -424,6 +424,48 @@ def _is_in(pause, own):
     return own & FLOCK or pause.step == "words[busy]"
 
 
+class Search(object):
+    """All states that can be reached from one, without thought of symmetries.
+
+    ``_moves(state)`` gives (a line about it, the state after it, the problem with it or None) of
+    all that can happen.
+
+    :param only: the one problem to look for; any, without.
+    """
+
+    def __init__(self, beginning, only=None):
+        self.states = {beginning: None}
+        self.transitions = 0
+        self._only = only
+
+    def run(self):
+        """Visit every state; return the Search.
+
+        :raises Broken: a property does not hold.
+        """
+        queue = deque(self.states)
+        while queue:
+            state = queue.popleft()
+            for line, new, problem in self._moves(state):
+                self.transitions += 1
+                if problem and self._only in (None, problem):
+                    raise Broken(problem, self._trace(state) + [line])
+                if new not in self.states:
+                    self.states[new] = state, line
+                    queue.append(new)
+        return self
+
+    def _moves(self, state):
+        raise NotImplementedError
+
+    def _trace(self, state):
+        lines = []
+        while self.states[state] is not None:
+            state, line = self.states[state]
+            lines.append(line)
+        return lines[::-1]
+
+
 def describe(pause, event=None):
     """A line about a step that is taken somewhere."""
     text = " > ".join(pause.where[1:]) + ": " + pause.step

@@ -5,9 +5,9 @@ flock when neither has it open any more, or when either unlocks it. So does a la
 fork may fall between any two steps of its use, as when another thread of it forks. Each may die
 at any step.
 """
-from collections import deque, namedtuple
+from collections import namedtuple
 
-from lock_explorer import Broken, describe
+from lock_explorer import Search, describe
 from lock_model import FLAG, FLOCK, INSIDE, NEW, problem_of, take
 
 PARENT, CHILD, STRANGER = range(3)
@@ -23,7 +23,7 @@ LATE = 3
 UNBORN, BORN = "unborn", "born"
 
 
-class Family(object):
+class Family(Search):
     """All states that they can reach.
 
     :param graph: of one process that nothing interrupts.
@@ -34,41 +34,12 @@ class Family(object):
     """
 
     def __init__(self, graph, first="close", stranger=True, only=None):
-        self.states = {}
-        self.transitions = 0
         self._pauses = graph.pauses
         self._edges = graph.edges
         self._rest = [pause.step for pause in graph.pauses].index("rest")
         self._first_step = first
-        self._beginning = State(
-            NEW, (0, 0, 0, 0), None, (0, UNBORN, 0 if stranger else UNBORN)
-        )
-        self._only = only
-
-    def run(self):
-        """Visit every state; return the Family.
-
-        :raises Broken: a property does not hold.
-        """
-        self.states[self._beginning] = None
-        queue = deque(self.states)
-        while queue:
-            state = queue.popleft()
-            for line, new, problem in self._moves(state):
-                self.transitions += 1
-                if problem and self._only in (None, problem):
-                    raise Broken(problem, self._trace(state) + [line])
-                if new not in self.states:
-                    self.states[new] = state, line
-                    queue.append(new)
-        return self
-
-    def _trace(self, state):
-        lines = []
-        while self.states[state] is not None:
-            state, line = self.states[state]
-            lines.append(line)
-        return lines[::-1]
+        places = (0, UNBORN, 0 if stranger else UNBORN)
+        Search.__init__(self, State(NEW, (0, 0, 0, 0), None, places), only)
 
     def _moves(self, state):
         for who, place in enumerate(state.places):

@@ -12,9 +12,10 @@ time, one flush of one store at a time, in every order.
 Source: P. Sewell et al., "x86-TSO: a rigorous and usable programmer's model for x86
 multiprocessors" (Communications of the ACM 53(7), 2010).
 """
-from collections import deque, namedtuple
+import itertools
+from collections import namedtuple
 
-from lock_explorer import Broken, describe
+from lock_explorer import Search, describe
 from lock_model import FLAG, FLOCK, INSIDE, NEW, problem_of, take
 
 FENCES = ["fence.first()", "fence.second()"]
@@ -46,7 +47,7 @@ STORES = {
 }
 
 
-class Processors(object):
+class Processors(Search):
     """All states that processes of one Graph can reach, each on a processor of its own.
 
     A state is the memory, and for each process the number of its pause and its buffer.
@@ -57,42 +58,18 @@ class Processors(object):
     """
 
     def __init__(self, graph, processes, fences=FENCES, deaths=True, only=None):
-        self.states = {}
-        self.transitions = 0
         self._graph = graph
         self._fences = fences
         self._deaths = deaths
-        self._only = only
         memory = Memory(1, None, False, False, 0, 0, (False,) * processes)
-        self._beginning = (memory,) + ((0, ()),) * processes
+        Search.__init__(self, (memory,) + ((0, ()),) * processes, only)
 
-    def run(self):
-        """Visit every state; return the Processors.
+    def _moves(self, state):
+        return itertools.chain.from_iterable(
+            self._moves_of(state, who) for who in range(len(state) - 1)
+        )
 
-        :raises Broken: a property does not hold.
-        """
-        self.states[self._beginning] = None
-        queue = deque(self.states)
-        while queue:
-            state = queue.popleft()
-            for who in range(len(state) - 1):
-                for line, new, problem in self._moves(state, who):
-                    self.transitions += 1
-                    if problem and self._only in (None, problem):
-                        raise Broken(problem, self._trace(state) + [line])
-                    if new not in self.states:
-                        self.states[new] = state, line
-                        queue.append(new)
-        return self
-
-    def _trace(self, state):
-        lines = []
-        while self.states[state] is not None:
-            state, line = self.states[state]
-            lines.append(line)
-        return lines[::-1]
-
-    def _moves(self, state, who):
+    def _moves_of(self, state, who):
         memory, (place, buffer) = state[0], state[1 + who]
         if buffer:
             flushed = stored(memory, who, buffer[0])
