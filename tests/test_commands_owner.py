@@ -2,6 +2,7 @@
 
 With real users, in forked children of root, on a /dev/shm of their own.
 """
+import gc
 import json
 import os
 import sys
@@ -32,6 +33,9 @@ integrity.faults  # noqa: B018
 def _users():
     skip_without_own_shm()
     skip_without_users()
+    # Layers of root that other tests have left would be opened anew by a child that is another user,
+    # where forks are looked for, and cannot be.
+    gc.collect()
 
 
 def make(mode=0o600):
