@@ -33,8 +33,8 @@ integrity.faults  # noqa: B018
 def _users():
     skip_without_own_shm()
     skip_without_users()
-    # Layers of root that other tests have left would be opened anew by a child that is another user,
-    # where forks are looked for, and cannot be.
+    # Layers of root that other tests have left would be opened anew by a child that is another
+    # user, where forks are looked for, and cannot be.
     gc.collect()
 
 
