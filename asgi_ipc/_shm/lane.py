@@ -21,7 +21,7 @@ fast way in, for the thread whose lane is ``lane``::
 Whoever turns to the slow way puts its flag down and leaves the DOOR as it is: shut by whomever,
 it keeps all off the fast way, and that is always safe. On the slow way there is one at a time (it
 has the flock). That one shuts the door and waits until no flag is up of one that lives
-(``SlowWay``); and opens it when it leaves.
+(``SegmentLock._shut_out``); and opens it when it leaves.
 
 Why only one is inside. Of two on the fast way who both find the door open, the one that signed
 LATEST first finds the other there, or has shut the door before the other looks. And who is on
@@ -48,6 +48,8 @@ import struct
 import sys
 import threading
 
+from asgi_ipc._shm.words import M32
+
 LANES = 128
 """Threads that can have one, in each segment. Others always take the slow way."""
 
@@ -69,10 +71,7 @@ _RECORD = struct.Struct("@hhqqi4x")
 
 _NO_FLAGS = b"\0" * (8 * LANES)
 _FLAG_WORDS = struct.Struct("={0}Q".format(LANES))
-M32 = 0xFFFFFFFF
-
-if SUPPORTED:
-    _fcntl = fcntl.fcntl
+_fcntl = fcntl.fcntl
 
 
 def take(descriptor):
