@@ -53,6 +53,12 @@ def last_id(words, stream):
     return words[place], words[place + 1]
 
 
+def set_last_id(words, stream, entry):
+    """Note an entry, (ms, number), as the last one of its stream that was delivered."""
+    place = LAST_IDS + 2 * stream
+    words[place], words[place + 1] = entry
+
+
 def begin_delivery(words, stream, entry, seq):
     """Say that an entry is about to be delivered by records from ``seq`` on."""
     words[ARRIVING_ID], words[ARRIVING_ID + 1] = entry
@@ -62,9 +68,8 @@ def begin_delivery(words, stream, entry, seq):
 
 def end_delivery(words):
     """The entry that was said to be about to be delivered is the last one that was."""
-    place = LAST_IDS + 2 * (words[ARRIVING] - 1)
-    words[place] = words[ARRIVING_ID]
-    words[place + 1] = words[ARRIVING_ID + 1]
+    entry = words[ARRIVING_ID], words[ARRIVING_ID + 1]
+    set_last_id(words, words[ARRIVING] - 1, entry)
     words[ARRIVING] = 0
 
 

@@ -18,7 +18,6 @@ from asgi_ipc.layout import (
     FIRST,
     IN_FLIGHT,
     LAST,
-    LAST_IDS,
     LEASE,
     LIFE,
     LIMIT,
@@ -107,7 +106,7 @@ class Outbox(Senders):
 
     def start_from(self, stream, entry):
         """Have a stream read from behind an entry, whatever was delivered of it before."""
-        self._run(self._start_from, stream, entry)
+        self._run(lambda: crossing.set_last_id(self._words, stream, entry))
 
     def deliver(self, stream, entry, targets, payload, lifetime, given_up=None):
         """Deliver an entry of a stream to queues here, once.
@@ -212,10 +211,6 @@ class Outbox(Senders):
         crossing.count(words, counter, dropped - expired)
         crossing.count(words, "expired", expired)
         words[ACKED] = max(words[ACKED], seq)
-
-    def _start_from(self, stream, entry):
-        place = LAST_IDS + 2 * stream
-        self._words[place], self._words[place + 1] = entry
 
     def _deliver(self, stream, entry, targets, payload, lifetime, given_up):
         words, now = self._words, self._clock()

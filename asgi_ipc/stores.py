@@ -150,10 +150,10 @@ class Stores(object):
 
         :raises NoBridge: there is no bridge.
         """
-        messages = self.messages
-        if not messages.bridged(clock.now()):
+        limit = self.messages.bridged(clock.now())
+        if not limit:
             raise NoBridge(NO_BRIDGE.format(channel))
-        return OUTBOX, routing.routing(routing.CHANNEL, channel), messages.outbox_limit
+        return OUTBOX, routing.routing(routing.CHANNEL, channel), limit
 
     def send_group(self, group, payload):
         """Send to all members; return the queues that were full.

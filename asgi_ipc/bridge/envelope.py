@@ -32,6 +32,10 @@ class Refused(Exception):
     """An entry that is none, or not for us; says why."""
 
 
+REFUSED = "stream %s: %d entry(ies) from Redis refused, the last one: %s"
+"""How that is logged."""
+
+
 class Envelope(NamedTuple):
     """``lifetime``: ms. ``kind``, ``name``, ``group``: as ``routing.unpacked`` gives them."""
 

@@ -12,12 +12,19 @@ An entry for a queue that is full is held back, with all that comes after it, as
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, AbstractSet, Any, Callable, Dict
+from typing import TYPE_CHECKING, AbstractSet, Any, Callable, Dict, Sequence
 
 from asgi_ipc import routing
 from asgi_ipc._shm import clock
-from asgi_ipc.bridge.envelope import GROUPS, Envelope, Refused, Sealer, node_stream
-from asgi_ipc.bridge.link import MILLISECOND, Id, Link
+from asgi_ipc.bridge.envelope import (
+    GROUPS,
+    REFUSED,
+    Envelope,
+    Refused,
+    Sealer,
+    node_stream,
+)
+from asgi_ipc.bridge.link import MILLISECOND, Id, Link, State
 from asgi_ipc.bridge.pacing import PAUSE, Pacing
 from asgi_ipc.crossing import STREAMS
 from asgi_ipc.drops import Drops
@@ -30,8 +37,6 @@ COUNT = 100
 
 STATE_EVERY = 5 * clock.SECOND
 """Nanoseconds after which the clock of Redis is asked for again."""
-
-REFUSED = "stream %s: %d entry(ies) from Redis refused, the last one: %s"
 
 BEGINNING = (0, 1)
 """Behind no entry at all; (0, 0) is for a stream that was never read."""
@@ -53,12 +58,22 @@ class Incoming:
 
     async def settle(self) -> None:
         """Find out from where to read on. To be called first."""
-        await self._ask_state(begin=True)
+        state = await self._ask_state(list(self._streams))
+        messages, persist = self._station.messages, self._station.persist
+        for (stream, number), there in zip(self._streams.items(), state.ids):
+            last: Id = await persist(messages.last_id, number)
+            if last == (0, 0) or there is None or there < last:
+                # A node that is new reads what comes from now on; or Redis lost the stream, or its
+                # end, or has another clock.
+                last = there or BEGINNING
+                await persist(messages.start_from, number, last)
+            self._last[stream] = last
 
     async def pump(self) -> None:
         """Deliver what comes, for ever."""
         while True:
-            await self._ask_state()
+            if clock.now() >= self._next_state:
+                await self._ask_state()
             for stream, entries in await self._link.read(self._last, COUNT):
                 for ident, entry in entries:
                     await self._handle(stream, ident, entry)
@@ -67,26 +82,11 @@ class Incoming:
                 await asyncio.sleep(0)
             self._station.tidy()
 
-    async def _ask_state(self, begin: bool = False) -> None:
-        now = clock.now()
-        if not begin and now < self._next_state:
-            return
-        self._next_state = now + STATE_EVERY
-        state = await self._link.state(list(self._streams))
-        if not begin:
-            return
-        messages, persist = self._station.messages, self._station.persist
-        for (stream, number), there in zip(self._streams.items(), state.ids):
-            last: Id = await persist(messages.last_id, number)
-            if last == (0, 0):
-                # A node that is new reads what comes from now on.
-                last = there or BEGINNING
-                await persist(messages.start_from, number, last)
-            elif there is None or there < last:
-                # Redis lost the stream, or its end, or has another clock.
-                last = there or BEGINNING
-                await persist(messages.start_from, number, last)
-            self._last[stream] = last
+    async def _ask_state(self, streams: Sequence[str] = ()) -> State:
+        """Ask Redis for its clock, and for the ends of streams."""
+        self._next_state = clock.now() + STATE_EVERY
+        state: State = await self._link.state(streams)
+        return state
 
     async def _handle(self, stream: str, ident: Id, entry: Any) -> None:
         station, number = self._station, self._streams[stream]

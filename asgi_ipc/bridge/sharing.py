@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Set, Tuple
 
 from asgi_ipc import routing
 from asgi_ipc._shm import clock
-from asgi_ipc.bridge.envelope import Refused, Sealer, channel_stream, node_stream
+from asgi_ipc.bridge.envelope import (
+    REFUSED,
+    Refused,
+    Sealer,
+    channel_stream,
+    node_stream,
+)
 from asgi_ipc.census import MessageCensus
 from asgi_ipc.drops import Drops
 
@@ -52,8 +58,6 @@ AT_ONCE = 100
 
 FULL = 10000
 """Entries in a shared channel's stream above which it is full."""
-
-REFUSED = "stream %s: %d entry(ies) from Redis refused, the last one: %s"
 
 
 class Sharing:
