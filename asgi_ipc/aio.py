@@ -38,12 +38,10 @@ from asgi_ipc.gate import CROWD, PAUSE, given_up
 from asgi_ipc.options import MEBIBYTE, Options, refuse
 from asgi_ipc.overview import Overview
 from asgi_ipc.process import Process
-from asgi_ipc.stores import ABROAD
+from asgi_ipc.routes import Routes
 
 BREATH = 32
 """Messages that may be had at once before the event loop gets its turn."""
-
-ROUTES_KEPT = 20000
 
 Message = Dict[str, Any]
 Capacities = Union[
@@ -60,26 +58,6 @@ class ChannelFull(errors.ChannelFull, exceptions.ChannelFull):  # type: ignore[m
 
 class MessageTooLarge(errors.MessageTooLarge, exceptions.MessageTooLarge):  # type: ignore[misc]
     """The packed message is above ``max_message_size`` (bytes); nothing was stored."""
-
-
-class _Routes(names.NameCache):
-    """Channel name -> (queue, local part, capacity), each name checked once; bounded."""
-
-    limit = ROUTES_KEPT
-
-    def __init__(
-        self, capacity_of: Callable[[str], int], abroad: Callable[[str], bool]
-    ) -> None:
-        super().__init__()
-        self._capacity_of = capacity_of
-        self._abroad = abroad
-
-    def entry(self, name: str) -> Tuple[str, str, int]:
-        """What a name that is not known yet maps to."""
-        channel = names.channel_name(name)
-        if self._abroad(channel):
-            raise TypeError(ABROAD.format(channel))
-        return (*names.split_local(channel), self._capacity_of(channel))
 
 
 class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
@@ -158,7 +136,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._process = Process(options)
         self._stores = self._process.stores
         self._copies = Copies()
-        self._routes = _Routes(self.get_capacity, self._stores.abroad)
+        self._routes = Routes(self.get_capacity, self._stores)
         self._groups = names.GroupNames()
 
     # -- channels --------------------------------------------------------------------
@@ -176,7 +154,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         try:
             queue, local, capacity = self._routes[channel]
         except TypeError:
-            queue, local, capacity = self._route_out(channel)
+            queue, local, capacity = self._routes.out(channel)
         payload = pack(message)
         if len(payload) > self.max_message_size:
             raise self._too_large(channel, payload)
@@ -210,7 +188,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         try:
             queue, local, _ = self._routes[channel]
         except TypeError:
-            queue, local, _ = self._route(channel)
+            queue, local, _ = self._routes.here(channel)
         process = self._process
         decode: Callable[[bytes], Message] = unpack
         if self._breath >= BREATH:
@@ -368,25 +346,6 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     # -- inside ----------------------------------------------------------------------
 
-    def _route(self, channel: str) -> Tuple[str, str, int]:
-        try:
-            route: Tuple[str, str, int] = self._routes[channel]
-        except TypeError:
-            # A wrong name, or one that cannot be looked up at all (a list).
-            names.channel_name(channel)
-            raise
-        return route
-
-    def _route_out(self, channel: str) -> Tuple[str, str, int]:
-        """The same for what may be another machine's channel."""
-        try:
-            return self._route(channel)
-        except TypeError:
-            if not self._stores.abroad(names.channel_name(channel)):
-                raise
-            route: Tuple[str, str, int] = self._stores.route_abroad(channel)
-            return route
-
     def _group(self, group: str) -> str:
         """A group's name as plain text."""
         try:
@@ -398,7 +357,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _member(self, group: str, channel: str) -> Tuple[str, str]:
         """Both names as plain text."""
-        queue, local, _ = self._route_out(channel)
+        queue, local, _ = self._routes.out(channel)
         return self._group(group), queue + local
 
     def _too_large(self, name: str, payload: bytes) -> errors.MessageTooLarge:

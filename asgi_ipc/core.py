@@ -15,9 +15,8 @@ from asgi_ipc.crossing import BRIDGE_LOCK
 from asgi_ipc.drops import Drops
 from asgi_ipc.options import MEBIBYTE, Options
 from asgi_ipc.overview import statistics_of
-from asgi_ipc.stores import ABROAD, Stores, segment_names
-
-ROUTES_KEPT = 20000
+from asgi_ipc.routes import Readable, Routes
+from asgi_ipc.stores import Stores, segment_names
 
 
 def unlink(prefix):
@@ -35,39 +34,6 @@ def unlink(prefix):
     # One that a bridge was killed with; whoever has it looks whether it is still the one.
     doorbell.unlink(os.path.join(segment.runtime_folder(), prefix + BRIDGE_LOCK))
     return found > 0
-
-
-class _Routes(names.NameCache):
-    """Channel name -> (queue, local part, capacity), each name checked once; bounded."""
-
-    limit = ROUTES_KEPT
-
-    def __init__(self, capacity_of, abroad):
-        names.NameCache.__init__(self)
-        self._capacity_of = capacity_of
-        self._abroad = abroad
-
-    def entry(self, name):
-        """What a name that is not known yet maps to."""
-        channel = names.channel_name(name)
-        if self._abroad(channel):
-            raise TypeError(ABROAD.format(channel))
-        return names.split_local(channel) + (self._capacity_of(channel),)
-
-
-class _Readable(names.ReadableNames):
-    """The names that this machine may receive from, each checked once; bounded."""
-
-    def __init__(self, abroad):
-        names.ReadableNames.__init__(self)
-        self._abroad = abroad
-
-    def entry(self, name):
-        """The name, if it is not known yet."""
-        channel = names.ReadableNames.entry(self, name)
-        if self._abroad(channel):
-            raise TypeError(ABROAD.format(channel))
-        return channel
 
 
 class IPCChannelLayer(object):
@@ -142,8 +108,8 @@ class IPCChannelLayer(object):
         self._turn = 0
         self.breath = 0
         self._stores = Stores(options)
-        self._routes = _Routes(self._stores.capacity_of, self._stores.abroad)
-        self._readable = _Readable(self._stores.abroad)
+        self._routes = Routes(self._stores.capacity_of, self._stores)
+        self._readable = Readable(self._stores)
 
     # -- channels --------------------------------------------------------------------
 
@@ -160,7 +126,7 @@ class IPCChannelLayer(object):
         try:
             queue, local, capacity = self._routes[channel]
         except TypeError:
-            queue, local, capacity = self._route_out(channel)
+            queue, local, capacity = self._routes.out(channel)
         payload = pack(message)
         if len(payload) > self.max_message_size:
             raise errors.MessageTooLarge(self._too_large(channel, payload))
@@ -238,7 +204,7 @@ class IPCChannelLayer(object):
         :raises TypeError: a wrong name.
         """
         group = names.group_name(group)
-        queue, local, _ = self._route_out(channel)
+        queue, local, _ = self._routes.out(channel)
         now = clock.now()
         self._stores.attend(now)
         self._stores.group_add(group, queue + local, now + self._options.group_lifetime)
@@ -246,7 +212,7 @@ class IPCChannelLayer(object):
     def group_discard(self, group, channel):
         """End a membership, if there is one. Cost: constant."""
         group = names.group_name(group)
-        queue, local, _ = self._route_out(channel)
+        queue, local, _ = self._routes.out(channel)
         self._stores.attend(clock.now())
         self._stores.group_discard(group, queue + local)
 
@@ -296,7 +262,7 @@ class IPCChannelLayer(object):
 
     def channel_statistics(self, channel):
         """Return the same figures of one channel (of its process, for a ``!`` channel)."""
-        return self._stores.messages.channel_statistics(self._route(channel)[0])
+        return self._stores.messages.channel_statistics(self._routes.here(channel)[0])
 
     def statistics(self, top=10):
         """Return what is in shared memory at this moment, as ``asgi-ipc stat`` shows it.
@@ -373,23 +339,6 @@ class IPCChannelLayer(object):
         return names.non_local_name(name)
 
     # -- inside ----------------------------------------------------------------------
-
-    def _route(self, channel):
-        try:
-            return self._routes[channel]
-        except TypeError:
-            # A wrong name, or one that cannot be looked up at all (a list).
-            names.channel_name(channel)
-            raise
-
-    def _route_out(self, channel):
-        """The same for what may be another machine's channel."""
-        try:
-            return self._route(channel)
-        except TypeError:
-            if not self._stores.abroad(names.channel_name(channel)):
-                raise
-        return self._stores.route_abroad(channel)
 
     def _queues(self, channels):
         """Check the names to receive from; return them, beginning with another each time."""

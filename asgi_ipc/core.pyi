@@ -16,8 +16,6 @@ from typing_extensions import Self, TypeAlias
 
 from asgi_ipc import errors
 
-ROUTES_KEPT: int
-
 _Message: TypeAlias = Dict[Any, Any]
 _Capacities: TypeAlias = Union[
     Mapping[str, int],

@@ -145,6 +145,15 @@ class Stores(object):
         node = names.node_of(channel)
         return bool(node) and node != self.node
 
+    def at_home(self, channel):
+        """The channel, if it is one of this machine.
+
+        :raises TypeError: it is another machine's.
+        """
+        if self.abroad(channel):
+            raise TypeError(ABROAD.format(channel))
+        return channel
+
     def route_abroad(self, channel):
         """(queue, local, capacity) by which messages go to a channel of another machine.
 

@@ -36,8 +36,9 @@ STORE = [
 
 ABOVE_STORE = {
     "core", "aio", "copies", "process", "inbox", "loops", "watch", "gate", "cli", "stores",
-    "reactor", "routing", "options", "drops", "overview", "__main__", "existing", "prometheus",
-    "bridge", "testing", "fixtures", "apps", "checks", "access", "attached", "machine", "commands",
+    "reactor", "routes", "routing", "options", "drops", "overview", "__main__", "existing",
+    "prometheus", "bridge", "testing", "fixtures", "apps", "checks", "access", "attached",
+    "machine", "commands",
 }  # fmt: skip
 OUTSIDE = {"posix_ipc", "msgpack", "six"}
 LIBRARY = {
