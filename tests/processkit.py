@@ -29,11 +29,20 @@ LONG_ENOUGH = 60
 """Seconds after which what has not happened will not."""
 
 
-def eventually(condition, what="it"):
-    """Wait until a condition holds; fail if it does not."""
-    deadline = clock.now() + LONG_ENOUGH * clock.SECOND
-    while not condition():
-        assert clock.now() < deadline, "{0} did not happen".format(what)
+def eventually(condition, what="it", seconds=LONG_ENOUGH):
+    """Wait until a condition holds; return what it answered, or fail.
+
+    :param what: what is waited for, or a function that tells it then.
+    """
+    deadline = clock.now() + int(seconds * clock.SECOND)
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if clock.now() >= deadline:
+            raise AssertionError(
+                "{0} did not happen".format(what() if callable(what) else what)
+            )
         time.sleep(0.002)
 
 

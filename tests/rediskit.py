@@ -37,28 +37,40 @@ def end_with_parent():
 
 
 def free_port():
-    trial = socket.socket()
-    try:
-        trial.bind(("127.0.0.1", 0))
-        return trial.getsockname()[1]
-    finally:
-        trial.close()
+    """One that was free a moment ago; a cluster's server has another one, 10,000 above it."""
+    port = 65535
+    while port + 10000 > 65535:
+        trial = socket.socket()
+        try:
+            trial.bind(("127.0.0.1", 0))
+            port = trial.getsockname()[1]
+        finally:
+            trial.close()
+    return port
 
 
 class RedisServer(object):
-    """Started when made. Each write is on disk before it is answered, so that a kill loses none.
+    """Started when made.
 
     :param folder: an empty one, for its data and its log.
     :param host: the address to listen on.
     :param before: words of the command before the program, such as those that enter a namespace.
+    :param keeps: whether each write is on disk before it is answered, so that a kill loses none.
+    :param options: further words of its command.
 
     ``environment``: variables that it gets besides, when it is started again.
     """
 
-    def __init__(self, folder, host="127.0.0.1", port=None, before=()):
+    def __init__(
+        self, folder, host="127.0.0.1", port=None, before=(), keeps=True, options=()
+    ):
         self.host, self.port = host, port or free_port()
         self.url = "redis://{0}:{1}/0".format(self.host, self.port)
         self._folder, self._before = str(folder), list(before)
+        self._options = ["--appendonly", "no"]
+        if keeps:
+            self._options = ["--appendonly", "yes", "--appendfsync", "always"]
+        self._options += options
         self._data = os.path.join(self._folder, "redis-data")
         self._process = None
         self.environment = {}
@@ -68,19 +80,24 @@ class RedisServer(object):
         """Start it, and wait until it answers."""
         if not os.path.isdir(self._data):
             os.mkdir(self._data)
-        command = self._before + [PROGRAM, "--bind", self.host, "--port", str(self.port)]
-        command += ["--dir", self._data, "--save", "", "--protected-mode", "no"]
-        command += ["--appendonly", "yes", "--appendfsync", "always"]
+        command = self._before + [PROGRAM] + self._first_words()
+        command += ["--bind", self.host, "--port", str(self.port), "--dir", self._data]
+        command += ["--protected-mode", "no"] + self._options
         with open(self.log_path(), "ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=dict(os.environ, **self.environment),
                 preexec_fn=end_with_parent,  # noqa: PLW1509 (it does one call of the system)
             )
         deadline = time.time() + PATIENCE
-        while self.command("PING") != "PONG":
+        # With a password it has an answer, too.
+        while not self.command("PING").startswith(("PONG", "NOAUTH")):
             assert self._process.poll() is None, self.log()
             assert time.time() < deadline, self.log()
             time.sleep(0.02)
+
+    def _first_words(self):
+        """What its command begins with."""
+        return ["--save", ""]
 
     def log_path(self):
         return os.path.join(self._folder, "redis.log")
@@ -101,8 +118,12 @@ class RedisServer(object):
         return process.communicate()[0].decode("latin-1").strip()
 
     def freeze(self):
-        """Have it do nothing any more; to be killed."""
+        """Have it do nothing any more, until it is killed or goes on."""
         self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        """Have it go on."""
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self):
         """End it at once, as a crash does."""

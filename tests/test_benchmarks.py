@@ -1,5 +1,4 @@
 """The benchmark's own logic, one tiny run of each workload, and that the cost is flat."""
-import importlib
 import json
 import os
 import signal
@@ -9,21 +8,10 @@ import time
 
 import psutil
 import pytest
+from benchkit import PROJECT, benchmark
 
 if sys.version_info < (3, 8):
     pytest.skip("the benchmark is for Python 3.8 and later", allow_module_level=True)
-
-PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
-def benchmark(name):
-    """A module of the benchmark, which is not installed."""
-    sys.path.insert(0, PROJECT)
-    try:
-        return importlib.import_module("benchmarks." + name)
-    finally:
-        sys.path.remove(PROJECT)
-
 
 flat_cost = benchmark("flat_cost")
 figures = benchmark("figures")

@@ -1,4 +1,5 @@
 """SegmentLock: one at a time, whatever dies, stops, is lost or comes twice."""
+import contextlib
 import errno
 import gc
 import os
@@ -431,11 +432,12 @@ def test_fork_while_another_thread_is_inside(segment):
     assert use(segment.lock) is False
 
 
-def test_a_child_does_not_keep_alive_what_its_parent_held(segment, attach):
-    """The parent dies inside while a child of it, forked in between, lives on."""
+@contextlib.contextmanager
+def outlived_by_a_child(enter):
+    """One that died after ``enter()``, while a child that it forked then lives on."""
 
     def parent():
-        segment.lock.acquire()
+        enter()
         if not os.fork():
             # Any call in the child; where Python tells of forks, none is needed.
             lock_module.forks.check()
@@ -451,11 +453,17 @@ def test_a_child_does_not_keep_alive_what_its_parent_held(segment, attach):
     child = Child(parent)
     assert os.read(ready_reader, 1) == b"!"
     child.wait()
-    began = time.time()
-    assert in_child(use, segment.lock) is True
-    assert time.time() - began < 5
+    yield
     for descriptor in (stay_reader, stay_writer, ready_reader, ready_writer):
         os.close(descriptor)
+
+
+def test_a_child_does_not_keep_alive_what_its_parent_held(segment, attach):
+    """The parent dies inside while a child of it, forked in between, lives on."""
+    with outlived_by_a_child(segment.lock.acquire):
+        began = time.time()
+        assert in_child(use, segment.lock) is True
+        assert time.time() - began < 5
 
 
 def test_threads_take_turns(segment):
@@ -770,27 +778,13 @@ def test_a_child_has_a_lane_of_its_own(segment):
 def test_a_child_does_not_keep_alive_who_was_inside_by_the_fast_way(segment, attach):
     """The parent dies with its flag up while a child of it, forked in between, lives on."""
 
-    def parent():
+    def enter():
         use(segment.lock)
         segment.lock.acquire()
-        if not os.fork():
-            lock_module.forks.check()
-            os.close(stay_writer)
-            os.read(stay_reader, 1)
-            os._exit(0)
-        os.write(ready_writer, b"!")
-        time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGKILL)
 
-    stay_reader, stay_writer = os.pipe()
-    ready_reader, ready_writer = os.pipe()
-    child = Child(parent)
-    assert os.read(ready_reader, 1) == b"!"
-    child.wait()
-    assert lane.raised(segment.map)
-    assert use(attach(lock_timeout=2).lock) is True
-    for descriptor in (stay_reader, stay_writer, ready_reader, ready_writer):
-        os.close(descriptor)
+    with outlived_by_a_child(enter):
+        assert lane.raised(segment.map)
+        assert use(attach(lock_timeout=2).lock) is True
 
 
 def test_where_there_are_no_such_locks_all_go_slowly(segment, attach, monkeypatch):

@@ -2,93 +2,43 @@
 
 A "machine" is a prefix of its own; those that belong together have one name at Redis.
 """
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 
+import commandkit
+from processkit import eventually
+from rediskit import RedisServer
+
 from asgi_ipc.core import IPCChannelLayer, unlink
 
 PATIENCE = 20
-"""Seconds until a test that waits for something fails."""
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-PACKAGE = os.path.dirname(os.path.dirname(HERE))
-
-
-def until(reached, what="it", seconds=PATIENCE):
-    """Wait until a function returns something that is true; return that."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = reached()
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise AssertionError("{0} did not come about".format(what))
-        time.sleep(0.01)
+"""Seconds until a test that waits for a message, or for the end of a bridge, fails."""
 
 
 def run(*words):
     """Run a command to its end: (exit status, what it said)."""
-    done = subprocess.run(
-        [sys.executable, "-m", "asgi_ipc", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join([PACKAGE, *sys.path])),
-        timeout=PATIENCE,
-        check=False,
-    )
-    return done.returncode, done.stdout.decode()
+    status, output, errors = commandkit.call(*words)
+    return status, output + errors
 
 
-class Server:
-    """A redis-server at a socket in a folder of its own."""
+class Server(RedisServer):
+    """A redis-server in a folder of its own."""
 
-    def __init__(self, keeps=False):
-        self._folder = tempfile.mkdtemp(prefix="bridge-")
-        self._keeps = keeps
-        self.socket = os.path.join(self._folder, "redis.sock")
-        self.url = "unix://" + self.socket
-        self._process = None
-        self.start()
+    def __init__(self, keeps=False, options=()):
+        self._own_folder = tempfile.mkdtemp(prefix="bridge-")
+        RedisServer.__init__(self, self._own_folder, keeps=keeps, options=options)
 
-    def start(self):
-        command = ["redis-server", "--port", "0", "--unixsocket", self.socket, "--save", ""]
-        command += ["--dir", self._folder, "--appendonly", "yes" if self._keeps else "no"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        until(lambda: os.path.exists(self.socket) and self._answers(), "Redis")
-
-    def _answers(self):
-        try:
-            return self.client().ping()
-        except Exception:
-            return False
-
-    def client(self):
+    def client(self, **options):
         import redis
 
-        return redis.Redis.from_url(self.url)
-
-    def kill(self):
-        """As a power cut would."""
-        self._process.kill()
-        self._process.wait()
-        if os.path.exists(self.socket):
-            os.unlink(self.socket)
-
-    def pause(self):
-        self._process.send_signal(signal.SIGSTOP)
-
-    def go_on(self):
-        self._process.send_signal(signal.SIGCONT)
+        return redis.Redis.from_url(self.url, **options)
 
     def close(self):
-        self._process.send_signal(signal.SIGCONT)
         self.kill()
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self._own_folder)
 
 
 class Bridge:
@@ -100,7 +50,7 @@ class Bridge:
         self.process = subprocess.Popen(
             [*command, "--name", name, *options],
             stderr=self._log,
-            env=dict(os.environ, PYTHONPATH=os.pathsep.join([PACKAGE, *sys.path])),
+            env=commandkit.ENVIRONMENT,
         )
 
     def log(self):
@@ -149,7 +99,7 @@ class Machine:
         return text
 
     def connected(self):
-        return until(lambda: self.figures()["connected"] and self._reads(), "a connection")
+        return eventually(lambda: self.figures()["connected"] and self._reads(), "a connection")
 
     def _reads(self):
         # A stream that was found to be read from.

@@ -1,6 +1,7 @@
 """The bridge against a real Redis: what reaches whom, once."""
 import pytest
-from bridgekit import run, until
+from bridgekit import run
+from processkit import eventually
 
 from asgi_ipc.crossing import OUTBOX
 from asgi_ipc.errors import ChannelFull, NoBridge
@@ -20,7 +21,7 @@ def test_a_group_on_three_machines(machines):
         assert found == [{"n": number} for number in range(20)]
         assert machine.receive(member, QUIET) is None
     assert there.receive(other, 0) is None
-    until(lambda: here.figures()["sent"] == 20, "all of it sent")
+    eventually(lambda: here.figures()["sent"] == 20, "all of it sent")
     assert there.figures()["received"] == 20
     assert here.figures()["received"] == 0
 
@@ -61,13 +62,13 @@ def test_a_member_of_another_machine(machines):
     here, there, third = machines(3)
     channel = there.layer.new_channel("reply?")
     here.layer.group_add("room", channel)
-    until(lambda: there.layer.group_channels("room") == [channel], "the membership")
+    eventually(lambda: there.layer.group_channels("room") == [channel], "the membership")
     assert here.layer.group_channels("room") == []
     third.layer.send_group("room", {"n": 1})
     assert there.receive(channel) == {"n": 1}
     assert there.receive(channel, QUIET) is None
     here.layer.group_discard("room", channel)
-    until(lambda: there.layer.group_channels("room") == [], "the end of the membership")
+    eventually(lambda: there.layer.group_channels("room") == [], "the end of the membership")
 
 
 def test_normal_channels_stay_here(machines):
@@ -110,7 +111,7 @@ def test_it_waits_for_shared_memory(server, machines):
 
     late = here.prefix + "-late"
     bridge = Bridge(server.url, late, here._name)
-    until(lambda: "no shared memory" in bridge.log(), "its word")
+    eventually(lambda: "no shared memory" in bridge.log(), "its word")
     machine = Machine(late, here._name, server.url)
     machine.bridges.append(bridge)
     try:
@@ -126,7 +127,7 @@ def test_the_outbox_is_bounded(machines, server):
     """What it has no room for is counted; members here have it all the same."""
     here, there = machines(2, "--outbox", "5", capacity=1000)
     member, far = here.member("room"), there.member("room")
-    server.pause()
+    server.freeze()
     for number in range(20):
         here.layer.send_group("room", {"n": number})
     assert len(here.receive_all(member, {"n": 19})) == 20
@@ -134,7 +135,7 @@ def test_the_outbox_is_bounded(machines, server):
         here.layer.send(far, {})
     assert here.figures()["overflowed"] == 16
     assert here.figures()["waiting"] == 5
-    server.go_on()
+    server.thaw()
     assert there.receive(far) == {"n": 0}
 
 
@@ -146,7 +147,7 @@ def test_capacities_are_those_that_it_is_told(machines):
     there.layer.group_add("room", channels[2])
     for number in range(10):
         here.layer.send_group("room", {"n": number})
-    until(lambda: there.figures()["received"] == 10, "all of it")
+    eventually(lambda: there.figures()["received"] == 10, "all of it")
     figures = [there.layer.channel_statistics(channel) for channel in channels]
     assert [one["messages_pending"] for one in figures] == [3, 5, 7]
 
@@ -156,8 +157,8 @@ def test_expired_ones_do_not_arrive(machines, server):
     member = there.member("room")
     there.bridges[0].kill()
     here.layer.send_group("room", {"n": 0})
-    until(lambda: here.figures()["sent"] == 1, "the first one sent")
-    until(lambda: server.client().exists(*server.client().keys("*:groups")), "an entry")
+    eventually(lambda: here.figures()["sent"] == 1, "the first one sent")
+    eventually(lambda: server.client().exists(*server.client().keys("*:groups")), "an entry")
     import time
 
     time.sleep(1.1)
@@ -253,7 +254,7 @@ def test_the_figures(machines, server):
     assert "has Redis" in shown
     assert "1 out, 0 in" in shown
     server.kill()
-    until(lambda: not here.layer.statistics()["bridge"]["connected"], "notice")
+    eventually(lambda: not here.layer.statistics()["bridge"]["connected"], "notice")
     assert "NO REDIS" in here.command("stat")
     here.bridges[0].end()
     assert not here.layer.statistics()["bridge"]["attached"]

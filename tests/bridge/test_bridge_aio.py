@@ -57,10 +57,10 @@ def test_a_burst_beyond_capacity_reaches_consumers_that_take_their_time(machines
         layer = IPCChannelLayer(prefix=there.prefix)
         consumers = [asyncio.ensure_future(consumer(layer)) for _ in range(3)]
         await asyncio.sleep(0.05)
-        server.pause()
+        server.freeze()
         for number in range(count):
             here.layer.send_group("room", {"n": number})
-        server.go_on()
+        server.thaw()
         found = await asyncio.wait_for(asyncio.gather(*consumers), 20)
         await layer.close()
         return found

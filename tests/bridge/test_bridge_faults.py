@@ -3,7 +3,7 @@ import threading
 import time
 
 import pytest
-from bridgekit import until
+from processkit import eventually
 
 MANY = 300
 
@@ -31,7 +31,7 @@ class Sender(threading.Thread):
         self.sent += 1
 
     def reach(self, number):
-        until(lambda: self.sent >= number, "message {0}".format(number))
+        eventually(lambda: self.sent >= number, "message {0}".format(number))
 
     def end(self):
         self._ending = True
@@ -84,9 +84,9 @@ def test_redis_stopped_for_longer_than_its_answers_may_take(server, pair):
     sender = Sender(here)
     sender.start()
     sender.reach(50)
-    server.pause()
+    server.freeze()
     time.sleep(4)
-    server.go_on()
+    server.thaw()
     last = sender.end()
     found = there.receive_all(member, last)
     assert found == [{"n": number} for number in range(sender.sent)]
@@ -98,8 +98,8 @@ def test_bridges_killed_under_traffic(pair):
     for machine in (here, there):
         for _ in range(3):
             machine.start("--capacity", "100000")
-    until(lambda: "standing by" in here.bridges[-1].log(), "a second bridge")
-    until(lambda: "standing by" in there.bridges[-1].log(), "a second bridge")
+    eventually(lambda: "standing by" in here.bridges[-1].log(), "a second bridge")
+    eventually(lambda: "standing by" in there.bridges[-1].log(), "a second bridge")
     sender = Sender(here)
     sender.start()
     for machine in (here, there, here, there):
@@ -107,7 +107,9 @@ def test_bridges_killed_under_traffic(pair):
         worker = machine.figures()["pid"]
         (bridge,) = [one for one in machine.bridges if one.process.pid == worker]
         bridge.kill()
-        until(lambda machine=machine, worker=worker: machine.figures()["pid"] != worker, "heir")
+        eventually(
+            lambda machine=machine, worker=worker: machine.figures()["pid"] != worker, "an heir"
+        )
     sender.reach(sender.sent + 100)
     last = sender.end()
     found = there.receive_all(member, last)

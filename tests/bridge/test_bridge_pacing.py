@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("redis", reason="NO BRIDGE WAS TESTED: redis-py is not installed")
 
-from bridgekit import Machine, until
+from bridgekit import Machine
+from processkit import eventually
 
 from asgi_ipc import routing
 from asgi_ipc._shm import clock
@@ -204,12 +205,12 @@ def burst(machines, server, count):
     """Have so many messages come to the second machine at once; a reader, and one that is dead."""
     here, there = machines(2)
     reader, dead = Reader(there, there.member("room"), 0.002), there.member("hall")
-    server.pause()
+    server.freeze()
     for number in range(count):
         here.layer.send_group("room", {"n": number})
         here.layer.send_group("hall", {"n": number})
     here.layer.send_group("room", {"n": "end"})
-    server.go_on()
+    server.thaw()
     reader.start()
     reader.join(40)
     return there, reader, dead
@@ -223,4 +224,4 @@ def test_a_burst_beyond_capacity(machines, server):
     figures = there.layer.channel_statistics(dead)
     assert figures["messages_pending"] == CAPACITY
     assert figures["channel_full_count"] == count - CAPACITY
-    assert "dropped, channels full" in until(there.bridges[0].log, "its word")
+    assert "dropped, channels full" in eventually(there.bridges[0].log, "its word")

@@ -3,7 +3,8 @@ import threading
 import time
 
 import pytest
-from bridgekit import Machine, until
+from bridgekit import Machine
+from processkit import eventually
 
 
 class Worker(threading.Thread):
@@ -52,7 +53,7 @@ def test_a_job_goes_to_the_machine_that_has_a_worker(machines, hire):
     worker = hire(there)
     for number in range(30):
         here.layer.send("jobs", {"n": number})
-    until(lambda: len(worker.had) >= 30, "all jobs")
+    eventually(lambda: len(worker.had) >= 30, "all jobs")
     time.sleep(0.3)
     assert sorted(worker.had) == list(range(30))
 
@@ -63,7 +64,7 @@ def test_a_worker_here_comes_first(machines, hire):
     time.sleep(0.3)
     for number in range(20):
         here.layer.send("jobs", {"n": number})
-        until(lambda number=number: number in near.had + far.had, "the job")
+        eventually(lambda number=number: number in near.had + far.had, "the job")
         # It waits again.
         time.sleep(0.02)
     assert near.had == list(range(20))
@@ -74,10 +75,10 @@ def test_a_job_waits_for_a_worker_anywhere(machines, hire):
     here, there = machines(2, *SHARE, capacity=100000)
     for number in range(10):
         here.layer.send("jobs", {"n": number})
-    until(lambda: here.figures()["sent"] >= 10, "the jobs on their way")
+    eventually(lambda: here.figures()["sent"] >= 10, "the jobs on their way")
     there.layer.send("jobs", {"n": 10})
     worker = hire(there)
-    until(lambda: len(worker.had) >= 11, "all jobs")
+    eventually(lambda: len(worker.had) >= 11, "all jobs")
     time.sleep(0.3)
     assert sorted(worker.had) == list(range(11))
 
@@ -105,6 +106,6 @@ def test_each_job_once_whoever_dies(machines, hire):
         bridge = victim.bridges[-1]
         victim.start(*SHARE)
         bridge.kill()
-    until(lambda: sum(len(worker.had) for worker in workers) >= count, "all jobs", 40)
+    eventually(lambda: sum(len(worker.had) for worker in workers) >= count, "all jobs", 40)
     time.sleep(0.5)
     assert sorted(number for worker in workers for number in worker.had) == list(range(count))

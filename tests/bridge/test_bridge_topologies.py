@@ -1,63 +1,22 @@
 """A cluster, a master that a sentinel knows, a password: as redis-py's URLs have them."""
 import os
-import shutil
-import socket
-import subprocess
-import tempfile
 
 import pytest
-from bridgekit import Machine, until
+from bridgekit import Machine, Server
+from processkit import eventually
 
-redis = pytest.importorskip("redis", reason="NO BRIDGE WAS TESTED: redis-py is not installed")
-
-
-def free_port():
-    """One that was free a moment ago, and has its cluster's bus within the range."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    return port if port < 55000 else port - 20000
+pytest.importorskip("redis", reason="NO BRIDGE WAS TESTED: redis-py is not installed")
 
 
-class TcpServer:
-    """A redis-server on a port of the loopback, with these options."""
-
-    def __init__(self, *options):
-        self.folder = tempfile.mkdtemp(prefix="bridge-")
-        self.port = free_port()
-        self.process = subprocess.Popen(
-            ["redis-server", *self.file(), "--port", str(self.port), "--bind", "127.0.0.1",
-             "--dir", self.folder, *options],
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    def file(self):
-        return ["--save", ""]
-
-    def client(self, **options):
-        return redis.Redis(port=self.port, **options)
-
-    def answers(self, **options):
-        try:
-            return self.client(**options).ping()
-        except redis.RedisError:
-            return False
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
-        shutil.rmtree(self.folder)
-
-
-class Sentinel(TcpServer):
+class Sentinel(Server):
     """A sentinel that watches a server."""
 
     def __init__(self, watched):
         self._watched = watched
-        super().__init__("--sentinel")
+        Server.__init__(self, options=["--sentinel"])
 
-    def file(self):
-        path = os.path.join(self.folder, "sentinel.conf")
+    def _first_words(self):
+        path = os.path.join(self._own_folder, "sentinel.conf")
         with open(path, "w", encoding="ascii") as stream:
             stream.write("sentinel monitor mine 127.0.0.1 {0} 1\n".format(self._watched.port))
         return [path]
@@ -68,8 +27,8 @@ def start(server):
     """A function that starts one more server; ``server`` is there to skip where none can be."""
     started = []
 
-    def one(kind, *options):
-        started.append(kind(*options))
+    def one(kind, *watched, **options):
+        started.append(kind(*watched, **options))
         return started[-1]
 
     yield one
@@ -95,34 +54,29 @@ def talk(machines, url, *options):
         two[0].layer.send(member, {"n": 10})
         assert two[1].receive(member) == {"n": 10}
         two[0].layer.send("jobs", {"n": 11})
-        job = until(lambda: two[1].layer.receive(["jobs"], block=True)[1], "the job")
+        job = eventually(lambda: two[1].layer.receive(["jobs"], block=True)[1], "the job")
         assert job == {"n": 11}
     finally:
         two[1].close()
 
 
 def test_a_cluster(machines, start):
-    server = start(TcpServer, "--cluster-enabled", "yes")
-    until(server.answers, "the server")
+    server = start(Server, options=["--cluster-enabled", "yes"])
     server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-    until(lambda: "ok" in str(server.client().cluster("INFO")["cluster_state"]), "the cluster")
+    eventually(lambda: "ok" in str(server.client().cluster("INFO")["cluster_state"]), "the cluster")
     talk(machines, "redis://127.0.0.1:{0}".format(server.port), "--cluster")
 
 
 def test_a_master_that_a_sentinel_knows(machines, start):
-    server = start(TcpServer)
-    until(server.answers, "the server")
-    sentinel = start(Sentinel, server)
-    until(sentinel.answers, "the sentinel")
+    sentinel = start(Sentinel, start(Server))
     talk(machines, "redis://127.0.0.1:{0}/0".format(sentinel.port), "--sentinel", "mine")
 
 
 def test_a_password(machines, start):
-    server = start(TcpServer, "--requirepass", "secret")
-    until(lambda: server.answers(password="secret"), "the server")
+    server = start(Server, options=["--requirepass", "secret"])
     talk(machines, "redis://:secret@127.0.0.1:{0}/3".format(server.port))
     bridge = machines(1, bridges=False)[0]
     bridge._url = "redis://:wrong@127.0.0.1:{0}/3".format(server.port)
     started = bridge.start()
-    until(lambda: "no Redis" in started.log(), "its word")
+    eventually(lambda: "no Redis" in started.log(), "its word")
     assert "wrong" not in started.log().replace("wrong password", "")

@@ -7,15 +7,15 @@ Knows machines, processes and their logs. Must not know what is expected of a br
 """
 import contextlib
 import glob
-import importlib
 import json
 import os
 import select
 import subprocess
 import sys
-import time
 
 import pytest
+from benchkit import benchmark
+from processkit import eventually
 from rediskit import RedisServer, end_with_parent
 from sandbox import faketime_library
 
@@ -26,16 +26,7 @@ PREFIXES = "BRIDGE_TESTS_WITHOUT_NAMESPACES"
 """In the environment: do as if there were no namespaces."""
 
 
-def _machines_module():
-    # Of the benchmark, which is not installed.
-    sys.path.insert(0, PROJECT)
-    try:
-        return importlib.import_module("benchmarks.machines")
-    finally:
-        sys.path.remove(PROJECT)
-
-
-machines = _machines_module()
+machines = benchmark("machines")
 
 
 def why_no_namespaces():
@@ -47,18 +38,6 @@ def why_no_namespaces():
     except machines.NoMachines as error:
         return str(error)
     return None
-
-
-def eventually(condition, what, seconds=PATIENCE):
-    """Wait until a condition holds; return what it answered."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise AssertionError("did not happen: " + (what() if callable(what) else what))
-        time.sleep(0.02)
 
 
 class Place:

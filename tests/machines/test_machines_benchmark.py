@@ -1,21 +1,9 @@
 """The benchmark of group sends across machines: its verdict, its table, and one tiny run."""
 import copy
-import importlib
 import os
-import sys
 
 import pytest
-from fleetkit import PROJECT
-
-
-def benchmark(name):
-    """A module of the benchmark, which is not installed."""
-    sys.path.insert(0, PROJECT)
-    try:
-        return importlib.import_module("benchmarks." + name)
-    finally:
-        sys.path.remove(PROJECT)
-
+from benchkit import benchmark
 
 for package in ("channels", "channels_redis"):
     pytest.importorskip(package)

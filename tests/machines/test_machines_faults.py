@@ -135,43 +135,40 @@ def test_redis_comes_back_without_data_and_with_an_earlier_clock(make_fleet, cam
     assert [case for case in lost if not killed - LAPSE < case.sent < back] == []
 
 
-def test_a_link_is_cut_and_mended(make_fleet, campaign):
+def nothing_is_lost(make_fleet, campaign, rounds, cut, mend, seconds):
+    """Cut one machine off, again and again, for so many seconds (a function)."""
     fleet = make_fleet()
     fleet.needs_namespaces()
     populate(fleet)
     flow(fleet)
     outages = []
-    for _ in range(campaign.amount(1, 5)):
+    for _ in range(rounds):
         place = campaign.random.choice(fleet.places)
-        cut = now()
-        place.cut()
-        time.sleep(5)
-        place.mend()
+        began = now()
+        cut(place)
+        time.sleep(seconds())
+        mend(place)
         reconnected(fleet)
-        outages.append(now() - cut)
+        outages.append(now() - began)
     account = take(fleet.agents, MEMBERS)
     holds_at_home(account, min(outages), campaign)
     assert account.missing() == []
+
+
+def test_a_link_is_cut_and_mended(make_fleet, campaign):
+    nothing_is_lost(
+        make_fleet, campaign, campaign.amount(1, 5),
+        lambda place: place.cut(), lambda place: place.mend(), lambda: 5,
+    )  # fmt: skip
 
 
 def test_what_is_sent_arrives_and_the_answers_are_lost(make_fleet, campaign):
     """So that Redis has a batch of which its bridge does not know."""
-    fleet = make_fleet()
-    fleet.needs_namespaces()
-    populate(fleet)
-    flow(fleet)
-    outages = []
-    for _ in range(campaign.amount(1, 10)):
-        place = campaign.random.choice(fleet.places)
-        cut = now()
-        place.deafen()
-        time.sleep(campaign.amount(4, campaign.random.uniform(1, 8)))
-        place.undeafen()
-        reconnected(fleet)
-        outages.append(now() - cut)
-    account = take(fleet.agents, MEMBERS)
-    holds_at_home(account, min(outages), campaign)
-    assert account.missing() == []
+    nothing_is_lost(
+        make_fleet, campaign, campaign.amount(1, 10),
+        lambda place: place.deafen(), lambda place: place.undeafen(),
+        lambda: campaign.amount(4, campaign.random.uniform(1, 8)),
+    )  # fmt: skip
 
 
 def test_a_link_is_cut_for_longer_than_messages_live(make_fleet, campaign):

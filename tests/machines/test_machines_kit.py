@@ -4,7 +4,8 @@ import socket
 import time
 
 import pytest
-from fleetkit import PREFIXES, eventually, machines
+from fleetkit import PREFIXES, machines
+from processkit import eventually
 from sandbox import faketime_library
 
 

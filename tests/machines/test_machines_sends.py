@@ -3,7 +3,7 @@ import time
 
 import pytest
 from accounts import take
-from fleetkit import eventually
+from processkit import eventually
 
 MEMBERS = 2
 
