@@ -35,7 +35,7 @@ def attached(place):
     """Who uses a prefix. Cost: all processes of the machine, 20 us each."""
     wanted = {_place_of(half.status) for half in place.there}
     processes, unseen, known, seen = [], 0, False, [os.getpid()]
-    for pid in _pids():
+    for pid in inside.pids(PROC):
         try:
             with open("{0}/{1}/maps".format(PROC, pid), "rb") as maps:
                 mapped = {tuple(line.split(None, 5)[3:5]) for line in maps}
@@ -79,13 +79,6 @@ def holder_of(half):
         return inside.holder_of(os.read(descriptor, PAGE), descriptor, BUSY)[0]
     finally:
         os.close(descriptor)
-
-
-def _pids():
-    try:
-        return sorted(int(name) for name in os.listdir(PROC) if name.isdigit())
-    except OSError:
-        return []
 
 
 def _place_of(status):

@@ -77,9 +77,9 @@ def _translated(owner):
     pid, namespace = owner
     if namespace == lane.namespace():
         return pid, True
-    for name in _listed(PROC):
-        if name.isdigit() and _is(os.path.join(PROC, name), pid, namespace):
-            return int(name), True
+    for number in pids(PROC):
+        if _is(os.path.join(PROC, str(number)), pid, namespace):
+            return number, True
     return pid, False
 
 
@@ -96,8 +96,9 @@ def _is(folder, pid, namespace):
     return bool(numbers) and numbers[0][-1] == str(pid)
 
 
-def _listed(folder):
+def pids(folder):
+    """The processes that a /proc shows, as this process numbers them; [] where there is none."""
     try:
-        return os.listdir(folder)
+        return sorted(int(name) for name in os.listdir(folder) if name.isdigit())
     except OSError:
         return []
