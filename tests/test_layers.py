@@ -268,6 +268,30 @@ def test_a_layer_closed_while_a_thread_looks_at_its_segment(prefix, part):
     assert isinstance(thread.error, LayerClosed)
 
 
+@pytest.mark.parametrize("line", range(1, 8))
+def test_a_layer_closed_while_a_new_thread_opens_its_descriptor(prefix, line):
+    """The file that has its number by then is not taken for the segment."""
+    layer = open_layer(prefix)
+    segment = layer._stores.messages._segment
+    number = segment._descriptor
+    before = len(descriptors_of())
+    opening = partial(at_line, segment._open_description, line)
+    thread = Paused(opening, layer.send, u"c", {"n": 1})
+    assert thread.pauses()
+    layer.close()
+    other = os.open(os.devnull, os.O_RDWR)
+    if other != number:
+        os.dup2(other, number)
+        os.close(other)
+    thread.go_on()
+    os.close(number)
+    assert isinstance(thread.error, LayerClosed)
+    del thread
+    gc.collect()
+    assert len(descriptors_of()) < before
+    assert left_behind(prefix) == []
+
+
 def test_threads_in_receive_hear_of_a_close_at_once(prefix, make_layer):
     """Well before their own look, and however many there are."""
     layer = open_layer(prefix)

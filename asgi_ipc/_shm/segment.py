@@ -384,16 +384,17 @@ class Segment(object):
 
     def _open_description(self):
         """A new open file description of the file whose flock is the lock."""
-        if self._descriptor is None:
+        mine = self._descriptor
+        if mine is None:
             raise LayerClosed(CLOSED)
-        if SHM_FOLDER is None:
-            path = _lock_file(self.name)
-        else:
-            # Not by the segment's name, which may have gone to another one by now.
-            path = "/proc/self/fd/{0}".format(self._descriptor)
+        # Not by the segment's name, if that can be: it may have gone to another one by now.
+        path = "/proc/self/fd/{0}".format(mine) if SHM_FOLDER else _lock_file(self.name)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, self.mode)
         except (IOError, OSError) as error:
+            if self._descriptor is None:
+                # Another thread has closed it meanwhile.
+                raise LayerClosed(CLOSED)
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise SegmentError(
                     "each thread needs a descriptor of its own to lock the shared memory {0}, and "
@@ -404,7 +405,11 @@ class Segment(object):
             if error.errno not in (errno.EACCES, errno.EPERM):
                 raise
             # A thread that is new since this process became another user's.
-            raise SegmentError(forbidden(self.name, os.fstat(self._descriptor)))
+            raise SegmentError(forbidden(self.name, os.fstat(mine)))
+        if self._descriptor is None:
+            # So has another thread; and what has its number now may be any file of this process.
+            os.close(descriptor)
+            raise LayerClosed(CLOSED)
         close_on_exec(descriptor)
         return descriptor
 

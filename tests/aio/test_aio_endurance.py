@@ -12,7 +12,7 @@ import sys
 import pytest
 from aiokit import descriptors, end, run, soon, started, until
 
-from asgi_ipc import aio, groups
+from asgi_ipc import groups, routes
 
 HELLO = {"type": "test.message", "text": "Ahoy"}
 ROOMS = ["room.{0}".format(number) for number in range(20)]
@@ -90,7 +90,7 @@ def used(layer):
 @pytest.mark.slow
 def test_browsers_that_come_and_go(open_layer, open_far, campaign, monkeypatch):
     # What a process remembers of names is bounded; make that small enough to be reached.
-    monkeypatch.setattr(aio._Routes, "limit", 100)
+    monkeypatch.setattr(routes.Routes, "limit", 100)
     monkeypatch.setattr(groups, "KNOWN_NAMES", 100)
     options = {"expiry": 0.3, "group_expiry": 1, "capacity": 100000}
     layer, far = open_layer(**options), open_far(**options)
