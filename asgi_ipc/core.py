@@ -273,11 +273,12 @@ class IPCChannelLayer(object):
         found no room for.
 
         Of both segments: ``size`` and ``memory``, bytes at most and really held; ``rebuilds``;
-        ``lock_waits`` and ``lock_waited``, how often somebody had to wait for the lock, and the
-        seconds of all of them. Of messages: ``sent`` and ``refused`` since the segment began,
-        ``sent_per_second`` and ``refused_per_second`` over the last seconds, ``waiting``,
-        ``oldest`` (seconds), ``stored`` (bytes), ``channels``, ``receivers`` (that wait or just
-        did), ``moved`` and ``damaged`` records. Of groups: ``groups`` and ``members``.
+        ``lock_waits`` and ``lock_waited``, how often somebody had to wait for the lock, for longer
+        than the microseconds that others mostly are inside, and the seconds of all of them. Of
+        messages: ``sent`` and ``refused`` since the segment began, ``sent_per_second`` and
+        ``refused_per_second`` over the last seconds, ``waiting``, ``oldest`` (seconds), ``stored``
+        (bytes), ``channels``, ``receivers`` (that wait or just did), ``moved`` and ``damaged``
+        records. Of groups: ``groups`` and ``members``.
 
         Of the bridge to other machines: ``attached``, whether one runs or did within ``expiry``,
         ``connected``, whether it has Redis, its ``pid``, this machine's ``node``; ``sent`` and

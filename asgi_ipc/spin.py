@@ -15,7 +15,6 @@ soon one wait of a thousand begins with a watch, and what waits takes no process
 process of several threads there is none: it would keep the others from running, and one of them
 may have the message in its hands.
 """
-import os
 import threading
 from itertools import repeat
 
@@ -31,7 +30,7 @@ LOOKS = 100
 MOST_LEFT_OUT = 1023
 """Waits without a watch after those that were in vain."""
 
-_give_way = getattr(os, "sched_yield", None)
+_give_way = clock.give_way
 
 
 class Spin(object):

@@ -82,22 +82,24 @@ class Lock(object):
         if holder.inside:
             yield from self._recover_own(holder)
         holder.inside = True
-        if not self.guarded or not holder.lane:
-            yield from self._go_slowly(holder)
-        else:
+        fast = holder.lane and self.guarded
+        while fast:
             yield "words[mine] = mine"
             yield "words[LATEST] = mine"
             yield "fence.first()"
             if (yield "words[DOOR]"):
                 yield "fence.second()"
                 yield "words[mine] = 0"
-                yield from self._go_slowly(holder)
-            else:
-                yield "words[DOOR] = mine"
-                yield "fence.second()"
-                if (yield "words[LATEST]") != "mine":
-                    yield "words[mine] = 0"
-                    yield from self._go_slowly(holder)
+                fast = yield "lane.opens()"
+                continue
+            yield "words[DOOR] = mine"
+            yield "fence.second()"
+            if (yield "words[LATEST]") == "mine":
+                break
+            yield "words[mine] = 0"
+            fast = False
+        if not fast:
+            yield from self._go_slowly(holder)
         if not self.guarded:
             return False
         found = yield "words[busy]"
@@ -320,6 +322,7 @@ ANSWERS = {
     "words[DOOR] = SLOW": (None,),
     "words[DOOR] = 0": (None,),
     "words[DOOR]": (0, "mine", "SLOW", "other"),
+    "lane.opens()": (False, True),
     "flags": (False, True),
     "fence.first()": (None,),
     "fence.second()": (None,),
@@ -453,6 +456,9 @@ def take(step, answer, shared, own, free):
         return shared, own | answer * FLAG, 0
     if step == "lane.give()":
         return shared, own & ~FLAG, 0
+    if step == "lane.opens()":
+        # False at any time: who watches may have looked just before.
+        return same if not answer or not shared.door else None
     if step == "words[busy]":
         return same if answer == busy else None
     if step in ("words[busy] = pid", "words[busy] = 0"):

@@ -79,6 +79,7 @@ class World(object):
         inside_module.holder_of = lambda *_: (77, True)
         lane_module.take = lambda descriptor: MINE * self.step("lane.take()")
         lane_module.give = lambda descriptor: self.step("lane.give()")
+        lane_module.opens = lambda words: self.step("lane.opens()")
         lane_module.raised = lambda memory: [ANOTHERS] * self.step("flags")
         lane_module.lives = lambda descriptor, number: True
         lane_module.Fence = functools.partial(Fence, self)
@@ -273,7 +274,7 @@ def capabilities(count=True):
     replaced = [
         (lock_module, ["_flock", "_Patience", "COUNT_SUPPORTED"]),
         (inside_module, ["flock_owner", "holder_of"]),
-        (lane_module, ["take", "give", "raised", "lives", "Fence"]),
+        (lane_module, ["take", "give", "opens", "raised", "lives", "Fence"]),
     ]
     before = [(where, name, getattr(where, name)) for where, names in replaced for name in names]
     lock_module.COUNT_SUPPORTED = count

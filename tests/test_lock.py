@@ -13,7 +13,7 @@ import pytest
 from stepkit import settrace
 from storekit import Child, in_child
 
-from asgi_ipc._shm import lane
+from asgi_ipc._shm import clock, lane
 from asgi_ipc._shm import lock as lock_module
 from asgi_ipc._shm.lock import SegmentLock
 from asgi_ipc._shm.segment import BUSY, FIRST_FREE_WORD, PAGE, Segment
@@ -599,10 +599,6 @@ def test_the_fast_way_makes_no_system_call(segment, monkeypatch):
     """From a thread's second time on."""
     use(segment.lock)
     assert mine(segment.lock).lane
-
-    def called(*arguments):
-        raise AssertionError("a system call")
-
     monkeypatch.setattr(lock_module, "_flock", called)
     monkeypatch.setattr(lane, "_fcntl", called)
     monkeypatch.setattr(SegmentLock, "_take_token", called)
@@ -640,6 +636,91 @@ def test_who_waits_on_the_slow_way_is_next(segment, attach):
     thread.join()
     assert order == ["slow", "fast"]
     assert segment.words[lane.DOOR] == 0
+
+
+class Turns(object):
+    """In place of giving way: something happens at one of the turns. Nobody sleeps."""
+
+    def __init__(self, monkeypatch, number=0, then=None):
+        self.count = 0
+        self._number = number
+        self._then = then
+        monkeypatch.setattr(clock, "give_way", self)
+        monkeypatch.setattr(lock_module._Patience, "_looks", lock_module.LOOKS)
+        monkeypatch.setattr(lock_module.time, "sleep", called)
+
+    def __call__(self):
+        self.count += 1
+        if self.count == self._number:
+            self._then()
+
+
+def called(*arguments):
+    raise AssertionError("this was not to be called")
+
+
+@fast_way
+def test_who_finds_the_door_shut_watches_it(segment, attach, monkeypatch):
+    """And goes in by the fast way as soon as it opens."""
+    other = attach()
+    use(segment.lock)
+    use(other.lock)
+    other.lock.acquire()
+    turns = Turns(monkeypatch, 3, other.lock.release)
+    monkeypatch.setattr(SegmentLock, "_go_slowly", called)
+    assert segment.lock.acquire() is False
+    assert turns.count == 3
+    assert segment.words[lane.DOOR] == mine(segment.lock).lane
+    assert lane.raised(segment.map) == [mine(segment.lock).lane]
+    segment.lock.release()
+
+
+@fast_way
+def test_a_door_that_stays_shut_is_not_watched_for_long(segment, monkeypatch):
+    use(segment.lock)
+    segment.words[lane.DOOR] = lane.FLAGS + 9
+    turns = Turns(monkeypatch)
+    assert segment.lock.acquire() is False
+    assert turns.count == lane.TURNS
+    assert mine(segment.lock).slow
+    segment.lock.release()
+    assert segment.words[lane.DOOR] == 0
+
+
+@fast_way
+def test_where_python_cannot_give_way_nothing_is_watched(segment, monkeypatch):
+    use(segment.lock)
+    segment.words[lane.DOOR] = lane.FLAGS + 9
+    monkeypatch.setattr(clock, "give_way", None)
+    assert segment.lock.acquire() is False
+    assert mine(segment.lock).slow
+    segment.lock.release()
+
+
+@fast_way
+def test_closed_while_it_watches_the_door(attach, monkeypatch):
+    other, closed = attach(), attach()
+    use(closed.lock)
+    other.lock.acquire()
+
+    def close():
+        other.lock.release()
+        thread = threading.Thread(target=closed.close)
+        thread.start()
+        thread.join()
+
+    Turns(monkeypatch, 2, close)
+    with pytest.raises(LayerClosed):
+        use(closed.lock)
+
+
+def test_who_comes_slowly_looks_before_it_naps(segment, attach, capabilities, monkeypatch):
+    """Who is inside leaves within microseconds mostly, and a nap is hundreds."""
+    other = attach()
+    other.lock.acquire()
+    turns = Turns(monkeypatch, 2, other.lock.release)
+    assert use(segment.lock) is False
+    assert turns.count >= 2
 
 
 @fast_way

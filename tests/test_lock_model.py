@@ -116,6 +116,7 @@ THE_CODES = {
     "patience.over()": "patience.over()",
     "lane.take(self.descriptor)": "lane.take()",
     "lane.give(holder.descriptor)": "lane.give()",
+    "lane.opens(words)": "lane.opens()",
     "lane.raised(self._memory)": "flags",
 }
 """The steps, as ``lock.py`` and ``holders.py`` write them."""

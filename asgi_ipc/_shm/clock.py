@@ -4,8 +4,10 @@ Expiry times and wait deadlines lie in shared memory, so a Python 2.7 cron job a
 server must read the same clock. It is the system's monotonic clock: setting the wall clock
 changes nothing. It starts anew at boot, and so does shared memory.
 
-``now()`` returns nanoseconds as an int; cost 60 ns on Python 3.7 and later.
+``now()`` returns nanoseconds as an int; cost 60 ns on Python 3.7 and later. ``give_way()`` lets
+time pass, as little as there is; cost 0.4 us.
 """
+import os
 import sys
 import time
 
@@ -66,3 +68,6 @@ elif hasattr(time, "monotonic"):
     now = _from_seconds
 else:
     now = _from_libc()
+
+give_way = getattr(os, "sched_yield", None)
+"""Lets others have this processor who wait for it; None where Python has no such call (2.7)."""

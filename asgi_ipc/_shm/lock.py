@@ -74,6 +74,9 @@ from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
 FIRST_NAP, LONGEST_NAP = 0.00005, 0.005
 """Seconds between tries to get in; each nap is twice the one before."""
 
+LOOKS = 20
+"""Tries before the first nap: who is inside has mostly left by then."""
+
 COUNT_SUPPORTED = posix_ipc.SEMAPHORE_VALUE_SUPPORTED
 
 _TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
@@ -86,6 +89,7 @@ class _Patience(object):
 
     # Most need none: so these are not set for each.
     _nap = FIRST_NAP
+    _looks = LOOKS if clock.give_way else 0
     _deadline = None
     begin = 0
 
@@ -97,6 +101,10 @@ class _Patience(object):
         if self._deadline is None:
             self.begin = clock.now()
             self._deadline = self.begin + int(self._seconds * clock.SECOND)
+        if self._looks:
+            self._looks -= 1
+            clock.give_way()
+            return
         time.sleep(self._nap)
         self._nap = min(2 * self._nap, LONGEST_NAP)
 
@@ -171,22 +179,24 @@ class SegmentLock(object):
         words = self._words
         mine = holder.lane
         try:
-            if words is None or not mine:
-                self._go_slowly(holder)
-            else:
+            fast = mine and words is not None
+            while fast:
                 words[mine] = mine
                 words[LATEST] = mine
                 holder.fence.first(False)
                 if words[DOOR]:
                     holder.fence.second()
                     words[mine] = 0
-                    self._go_slowly(holder)
-                else:
-                    words[DOOR] = mine
-                    holder.fence.second()
-                    if words[LATEST] != mine:
-                        words[mine] = 0
-                        self._go_slowly(holder)
+                    fast = lane.opens(words)
+                    continue
+                words[DOOR] = mine
+                holder.fence.second()
+                if words[LATEST] == mine:
+                    break
+                words[mine] = 0
+                fast = False
+            if not fast:
+                self._go_slowly(holder)
         except (TypeError, ValueError):
             # Another thread closed it, and there are no words any more.
             if self._words is not None:
