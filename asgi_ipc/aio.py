@@ -372,7 +372,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Wait until there is something, and take it."""
         process = self._process
         watch = process.watch(asyncio.get_running_loop())
-        future = watch.enter(channel, queue)
+        sleeper = watch.enter(channel, queue)
         payload: Optional[bytes] = None
         try:
             while True:
@@ -381,7 +381,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                     payload = await self._do(process.take, channel, queue, local)
                 if payload is None:
                     watch.attend(queue)
-                    error = await future
+                    error = await sleeper
                     if error is not None:
                         raise error
                     try:
@@ -391,9 +391,9 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 if payload is not None:
                     # It is returned from here without another await.
                     return payload
-                future = watch.enter(channel, queue, again=True)
+                sleeper = watch.enter(channel, queue, again=True)
         finally:
-            watch.leave(channel, queue, future, payload is not None)
+            watch.leave(channel, queue, sleeper, payload is not None)
 
     def _send_again(self, queue: str, local: str, payload: bytes, capacity: int) -> None:
         try:

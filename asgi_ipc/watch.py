@@ -1,6 +1,6 @@
 """Who waits in one event loop, and the doorbell that wakes them.
 
-Knows one loop, its receivers' futures, and a waiter of the message store; does not know names,
+Knows one loop, its sleeping receivers, and a waiter of the message store; does not know names,
 msgpack, nor how a message is taken: it wakes receivers, and they look. It owns a waiter with its
 doorbell, which the loop watches as it watches sockets, and looks by itself every second.
 
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Sequence,
 from asgi_ipc._shm import clock
 from asgi_ipc.errors import IPCError, LockTimeout, ReentrantCall
 from asgi_ipc.gate import PAUSE, given_up
+from asgi_ipc.sleepers import Sleeper, wake
 from asgi_ipc.waiters import LOOK_AGAIN
 from asgi_ipc.waiting import POLL
 
@@ -38,7 +39,7 @@ class Watch:
     def __init__(self, loops: Loops, loop: asyncio.AbstractEventLoop, seat: Seat) -> None:
         # Those who wait and were not woken, by key; how many they are, by queue; and how many
         # were woken, but have not run since.
-        self.pending: Dict[str, List[asyncio.Future[Any]]] = {}
+        self.pending: Dict[str, List[Sleeper]] = {}
         self.wanted: Dict[str, int] = {}
         self._awake = 0
         self._loops = loops
@@ -54,23 +55,23 @@ class Watch:
 
     # -- receivers -------------------------------------------------------------------
 
-    def enter(self, key: str, queue: str, again: bool = False) -> asyncio.Future[Any]:
+    def enter(self, key: str, queue: str, again: bool = False) -> Sleeper:
         """Begin to wait for what comes to a key, by way of a queue.
 
-        The future's result is None, which means look, or the exception that ends the wait.
+        The sleeper's result is None, which means look, or the exception that ends the wait.
 
         :param again: one that was woken in vain goes on waiting, as the first of them.
         """
-        future = self._alive().create_future()
+        sleeper = Sleeper(self._alive())
         waiting = self.pending.get(key)
         if waiting is None:
-            self.pending[key] = [future]
+            self.pending[key] = [sleeper]
         else:
-            waiting.insert(0 if again else len(waiting), future)
+            waiting.insert(0 if again else len(waiting), sleeper)
         self.wanted[queue] = self.wanted.get(queue, 0) + 1
         if again:
             self._awake -= 1
-        return future
+        return sleeper
 
     def attend(self, queue: str) -> None:
         """See to it that what comes into a queue rings, and what is there wakes."""
@@ -85,29 +86,34 @@ class Watch:
         """Wake the first who waits for each key; they all are of one queue."""
         pending = self.pending
         struck = 0
-        for key in keys:
-            waiting = pending.get(key)
-            while waiting:
-                future = waiting.pop(0)
-                struck += 1
-                if not waiting:
-                    del pending[key]
-                if not future.done():
-                    future.set_result(None)
-                    self._awake += 1
-                    break
+        woken: List[Sleeper] = []
+        try:
+            for key in keys:
+                waiting = pending.get(key)
+                while waiting:
+                    sleeper = waiting.pop(0)
+                    struck += 1
+                    if not waiting:
+                        del pending[key]
+                    if not sleeper.awake:
+                        woken.append(sleeper)
+                        break
+        finally:
+            # Also if a signal's handler has raised: nobody wakes them any more.
+            self._awake += len(woken)
+            wake(self._alive(), woken)
         if struck:
             self._unwant(queue, struck)
 
-    def leave(self, key: str, queue: str, future: asyncio.Future[Any], took: bool) -> None:
+    def leave(self, key: str, queue: str, sleeper: Sleeper, took: bool) -> None:
         """End a wait, with a message or without."""
-        woken = future.done() and (took or not future.cancelled())
+        woken = sleeper.awake and (took or not sleeper.cancelled())
         if woken:
             self._awake -= 1
             if took and queue[-1] == "!":
                 return
         else:
-            self._forget(key, queue, future)
+            self._forget(key, queue, sleeper)
         if self._ended or self._seat.forgotten():
             # In a loop that is gone it is the garbage collector that ends it.
             return
@@ -269,11 +275,9 @@ class Watch:
     def _fail(self, error: BaseException) -> None:
         pending, self.pending = self.pending, {}
         self.wanted.clear()
-        for waiting in pending.values():
-            for future in waiting:
-                if not future.done():
-                    future.set_result(error)
-                    self._awake += 1
+        sleepers = [one for waiting in pending.values() for one in waiting if not one.awake]
+        self._awake += len(sleepers)
+        wake(self._alive(), sleepers, error)
 
     def _stuck(self, error: LockTimeout) -> None:
         """The lock could not be had: try again later, but not for ever."""
@@ -297,11 +301,11 @@ class Watch:
             loop.remove_reader(reading)
         self._loops.release(id(loop), self._seat)
 
-    def _forget(self, key: str, queue: str, future: asyncio.Future[Any]) -> None:
+    def _forget(self, key: str, queue: str, sleeper: Sleeper) -> None:
         """Strike off one that was not woken."""
         waiting = self.pending.get(key, [])
-        if future in waiting:
-            waiting.remove(future)
+        if sleeper in waiting:
+            waiting.remove(sleeper)
             if not waiting:
                 del self.pending[key]
             self._unwant(queue)
