@@ -1,12 +1,12 @@
 """What one sees who looks inside: each channel, receiver, message, group and member."""
 import threading
-import time
 
 import pytest
 from six.moves import range
 from storekit import FakeClock, open_messages
 
 from asgi_ipc import attached, guarded, machine
+from asgi_ipc._shm import lock
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc.census import GroupCensus, MessageCensus
 from asgi_ipc.core import IPCChannelLayer
@@ -252,15 +252,21 @@ def test_top_has_to_be_a_number(prefix, wrong):
         assert layer.statistics(top=0)["fullest_channels"] == []
 
 
-def test_a_wait_for_the_lock_is_counted(prefix):
+def test_a_wait_for_the_lock_is_counted(prefix, monkeypatch):
+    inside, waiting = threading.Event(), threading.Event()
+    nap = lock._Patience.nap
+
+    def tell_and_nap(patience):
+        waiting.set()
+        nap(patience)
+
+    def hold():
+        inside.set()
+        assert waiting.wait(30)
+
+    monkeypatch.setattr(lock._Patience, "nap", tell_and_nap)
     with IPCChannelLayer(prefix=prefix) as layer, IPCChannelLayer(prefix=prefix) as other:
         assert layer.statistics()["messages"]["lock_waits"] == 0
-        inside = threading.Event()
-
-        def hold():
-            inside.set()
-            time.sleep(0.05)
-
         holder = threading.Thread(target=other._stores.messages._run, args=(hold,))
         holder.start()
         assert inside.wait(30)
