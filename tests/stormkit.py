@@ -374,14 +374,23 @@ class Storm(object):
             if late is not None:
                 self.failures.append(self._describe(crew, pid, *late))
 
+    def _stacks_of(self, pid):
+        """What a process has written of its stacks, once that grows no more; "" after 10 s."""
+        stacks, before = "", None
+        deadline = time.time() + 10
+        while (not stacks or stacks != before) and time.time() < deadline:
+            time.sleep(0.2)
+            before = stacks
+            with open(self._stacks_path(pid)) as source:
+                stacks = source.read()
+        return stacks
+
     def _describe(self, crew, pid, thread, late):
         """Who hangs, and where."""
         stacks = "(this Python cannot tell where)"
         if faulthandler is not None:
             os.kill(pid, signal.SIGUSR1)
-            time.sleep(1)
-            with open(self._stacks_path(pid)) as source:
-                stacks = source.read()
+            stacks = self._stacks_of(pid)
         return "crew {0} (pid {1}), {2} in thread {3}, has been in a call for {4} s:\n{5}".format(
             crew, pid, self.crews[crew][thread].__name__, thread, late, stacks
         )

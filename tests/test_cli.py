@@ -28,6 +28,11 @@ def left_of(prefix):
 
 def call(*arguments):
     """Run the command in a process of its own; return (status, output, errors)."""
+    return called(*arguments)[:3]
+
+
+def called(*arguments):
+    """The same, and its pid."""
     process = subprocess.Popen(
         [sys.executable, "-m", "asgi_ipc"] + list(arguments),
         stdout=subprocess.PIPE,
@@ -36,7 +41,7 @@ def call(*arguments):
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
     )
     output, errors = process.communicate()
-    return process.returncode, output, errors
+    return process.returncode, output, errors, process.pid
 
 
 def test_version():
@@ -204,15 +209,14 @@ def test_rm_is_the_remedy_that_a_segment_of_another_kind_names(prefix):
 # -- demo --------------------------------------------------------------------------------------
 
 
-def test_demo_shows_all_parts_and_leaves_nothing(monkeypatch):
-    before = set(left_of("demo-"))
-    status, output, errors = call("demo")
+def test_demo_shows_all_parts_and_leaves_nothing():
+    status, output, errors, pid = called("demo")
     assert (status, errors) == (0, "")
     for part in ("1. ", "2. ", "3. ", "4. "):
         assert "\n" + part in output
     for said in ("round trips", "p50", "p99", "SIGKILL", "none lost", "sound"):
         assert said in output
-    assert set(left_of("demo-")) <= before
+    assert left_of("demo-{0}-".format(pid)) == []
 
 
 def test_demo_without_shared_memory_is_one_sentence(monkeypatch, capsys):
@@ -229,11 +233,10 @@ def test_demo_reports_a_failure_and_cleans_up(monkeypatch, capsys):
         cast.start("answer")
         raise demo.Failure("3 messages were lost")
 
-    before = set(left_of("demo-"))
     monkeypatch.setattr(demo, "talk", lose)
     assert demo.run() == 1
     assert "FAILED: 3 messages were lost" in capsys.readouterr().out
-    assert set(left_of("demo-")) <= before
+    assert left_of("demo-{0}-".format(os.getpid())) == []
 
 
 LINE = SECOND
