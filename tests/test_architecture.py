@@ -35,10 +35,10 @@ STORE = [
 """Modules below the faces: they must know neither face, nor what both share above them."""
 
 ABOVE_STORE = {
-    "core", "aio", "copies", "process", "inbox", "loops", "watch", "gate", "cli", "stores",
-    "reactor", "routes", "routing", "options", "drops", "overview", "__main__", "existing",
-    "prometheus", "bridge", "testing", "fixtures", "apps", "checks", "access", "attached",
-    "machine", "commands",
+    "core", "aio", "copies", "process", "inbox", "loops", "watch", "sleepers", "gate", "cli",
+    "stores", "reactor", "routes", "routing", "options", "drops", "overview", "__main__",
+    "existing", "prometheus", "bridge", "testing", "fixtures", "apps", "checks", "access",
+    "attached", "machine", "commands",
 }  # fmt: skip
 OUTSIDE = {"posix_ipc", "msgpack", "six"}
 LIBRARY = {
@@ -70,7 +70,7 @@ OPTIONAL = {
 COMMAND_LINE = {"cli", "__main__", "access", "attached", "machine"}
 """With all of ``commands``, what is for people at a shell, and nothing that works needs."""
 
-ASYNCHRONOUS = ["process", "inbox", "loops", "watch", "gate"]
+ASYNCHRONOUS = ["process", "inbox", "loops", "watch", "sleepers", "gate"]
 """What lies below the asynchronous face, the upper ones first."""
 
 MODULES = sorted(
@@ -167,7 +167,7 @@ def typed_only(module):
         for test in ast.walk(parsed(module))
         if isinstance(test, ast.If) and getattr(test.test, "id", None) == "TYPE_CHECKING"
         for node in test.body
-        if isinstance(node, ast.ImportFrom)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("asgi_ipc.")
     }
 
 
