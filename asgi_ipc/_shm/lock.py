@@ -4,14 +4,15 @@ Knows a semaphore, an open file description for each thread, and some words of t
 Does not know what the segment holds; tells its user when that has to be rebuilt.
 
 How it works. There are two ways in. The fast one goes over words alone, and is free as long as
-nobody else wants in; whoever finds that somebody does turns to the slow one (``lane`` has the
-fast way, and why the two exclude each other).
+nobody else wants in; whoever finds that somebody does, and for longer than a moment, turns to the
+slow one (``lane`` has the fast way, and why the two exclude each other).
 
 The slow way takes the semaphore's token and then the ``flock`` of the segment, so that there is
 one at a time on it; shuts the fast way; and waits until nobody is inside who came by that.
-Whoever finds no token takes short naps, and tries both after each: the flock without a token,
-too, which is always safe. Got it: the holder has left, or is dead and its token died with it, so
-go on as the holder. Not got: it is alive, perhaps stopped: keep trying, up to ``lock_timeout``.
+Whoever finds no token gives way to others, then takes short naps, and tries both after each: the
+flock without a token, too, which is always safe. Got it: the holder has left, or is dead and its
+token died with it, so go on as the holder. Not got: it is alive, perhaps stopped: keep trying, up
+to ``lock_timeout``.
 Whatever dies is known from the kernel, which drops the flock, and what a lane's owner has locked,
 however the holder died, in whatever pid namespace.
 

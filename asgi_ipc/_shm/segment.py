@@ -407,7 +407,7 @@ class Segment(object):
             # A thread that is new since this process became another user's.
             raise SegmentError(forbidden(self.name, os.fstat(mine)))
         if self._descriptor is None:
-            # So has another thread; and what has its number now may be any file of this process.
+            # Closed before it was opened here: by then its number may have been any other file's.
             os.close(descriptor)
             raise LayerClosed(CLOSED)
         close_on_exec(descriptor)
