@@ -8,7 +8,7 @@ far as a task asks for it, and many go on in one callback.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Callable, Generator, Iterable, Iterator, Optional
+from typing import TYPE_CHECKING, Any, Callable, Generator, Iterable, Iterator, List, Optional
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -59,7 +59,7 @@ class Sleeper:
             return False
         self._cancelled = True
         self._message = msg
-        wake(self._loop, (self,))
+        wake((self,))
         return True
 
     def done(self) -> bool:
@@ -77,29 +77,27 @@ class Sleeper:
         return self.outcome
 
 
-def wake(
-    loop: asyncio.AbstractEventLoop,
-    sleepers: Iterable[Sleeper],
-    outcome: Optional[BaseException] = None,
-) -> None:
-    """Have the tasks go on that wait in a loop, one after the other."""
+def wake(sleepers: Iterable[Sleeper], outcome: Optional[BaseException] = None) -> None:
+    """Have the tasks go on, one after the other. They all are of one loop."""
     waiting = []
     for one in sleepers:
         one.awake = True
         one.outcome = outcome
         if one.callback is not None:
             waiting.append(one)
+    _go_on_soon(waiting)
+
+
+def _go_on_soon(waiting: List[Sleeper]) -> None:
     if waiting:
-        loop.call_soon(_go_on, loop, iter(waiting))
+        waiting[0].get_loop().call_soon(_go_on, iter(waiting))
 
 
-def _go_on(loop: asyncio.AbstractEventLoop, waiting: Iterator[Sleeper]) -> None:
+def _go_on(waiting: Iterator[Sleeper]) -> None:
     try:
         for one in waiting:
             one.context.run(one.callback, one)  # type: ignore[arg-type]
     finally:
         # What a task raises is its own, but for what ends the loop (SystemExit): the others go on
         # if that is run once more.
-        others = list(waiting)
-        if others:
-            loop.call_soon(_go_on, loop, iter(others))
+        _go_on_soon(list(waiting))

@@ -101,9 +101,9 @@ class Watch:
         finally:
             # Also if a signal's handler has raised: nobody wakes them any more.
             self._awake += len(woken)
-            wake(self._alive(), woken)
-        if struck:
-            self._unwant(queue, struck)
+            wake(woken)
+            if struck:
+                self._unwant(queue, struck)
 
     def leave(self, key: str, queue: str, sleeper: Sleeper, took: bool) -> None:
         """End a wait, with a message or without."""
@@ -277,7 +277,7 @@ class Watch:
         self.wanted.clear()
         sleepers = [one for waiting in pending.values() for one in waiting if not one.awake]
         self._awake += len(sleepers)
-        wake(self._alive(), sleepers, error)
+        wake(sleepers, error)
 
     def _stuck(self, error: LockTimeout) -> None:
         """The lock could not be had: try again later, but not for ever."""

@@ -36,29 +36,28 @@ async def sleep_on(sleeper):
     return await sleeper
 
 
-async def asleep(count):
+async def asleep(count, sleep=sleep_on):
     """So many sleepers, and the tasks that sleep on them."""
     loop = asyncio.get_running_loop()
     sleepers = [Sleeper(loop) for _ in range(count)]
-    tasks = [asyncio.ensure_future(sleep_on(sleeper)) for sleeper in sleepers]
+    tasks = [asyncio.ensure_future(sleep(sleeper)) for sleeper in sleepers]
     await asyncio.sleep(0)
-    return loop, sleepers, tasks
+    return sleepers, tasks
 
 
 def test_many_go_on_in_one_callback(make_loop, monkeypatch):
     async def main():
-        loop, sleepers, tasks = await asleep(100)
-        calls = []
-        if hasattr(loop, "_ready"):
-            call_soon = loop.call_soon
+        sleepers, tasks = await asleep(100)
+        loop = asyncio.get_running_loop()
+        call_soon, calls = loop.call_soon, []
 
-            def counted(callback, *arguments, **more):
-                calls.append(callback)
-                return call_soon(callback, *arguments, **more)
+        def counted(callback, *arguments, **more):
+            calls.append(callback)
+            return call_soon(callback, *arguments, **more)
 
-            monkeypatch.setattr(loop, "call_soon", counted)
-        wake(loop, sleepers)
-        assert len(calls) <= 1
+        monkeypatch.setattr(loop, "call_soon", counted)
+        wake(sleepers)
+        assert len(calls) == 1
         assert not any(task.done() for task in tasks)
         await asyncio.sleep(0)
         assert all(task.done() for task in tasks)
@@ -71,8 +70,8 @@ def test_what_ends_the_wait_is_a_value(make_loop):
     why = ValueError("why")
 
     async def main():
-        loop, sleepers, tasks = await asleep(2)
-        wake(loop, sleepers, why)
+        sleepers, tasks = await asleep(2)
+        wake(sleepers, why)
         return await asyncio.gather(*tasks)
 
     assert run(main(), make_loop) == [why, why]
@@ -83,7 +82,7 @@ def test_one_that_is_awake_already_is_not_waited_for(make_loop):
 
     async def main():
         sleeper = Sleeper(asyncio.get_running_loop())
-        wake(asyncio.get_running_loop(), [sleeper], why)
+        wake([sleeper], why)
         return await sleeper
 
     assert run(main(), make_loop) is why
@@ -91,7 +90,7 @@ def test_one_that_is_awake_already_is_not_waited_for(make_loop):
 
 def test_cancelled(make_loop):
     async def main():
-        _, (first, second), (cancelled, other) = await asleep(2)
+        (first, second), (cancelled, other) = await asleep(2)
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled
@@ -99,32 +98,41 @@ def test_cancelled(make_loop):
         assert first.cancelled()
         assert not second.done()
         assert not other.done()
-        wake(asyncio.get_running_loop(), [second])
+        wake([second])
         await other
 
     run(main(), make_loop)
 
 
 def test_cancelled_with_a_message(make_loop):
+    told = []
+
+    async def listen(sleeper):
+        try:
+            await sleeper
+        except asyncio.CancelledError as error:
+            told.append(error.args)
+            raise
+
     async def main():
-        _, _, (task,) = await asleep(1)
+        _, (task,) = await asleep(1, listen)
         try:
             task.cancel("enough")
         except TypeError:
             pytest.skip("this Python's tasks are cancelled without a message")
-        with pytest.raises(asyncio.CancelledError) as error:
+        with pytest.raises(asyncio.CancelledError):
             await task
-        assert error.value.args in (("enough",), ())
 
     run(main(), make_loop)
+    assert told == [("enough",)]
 
 
 def test_cancelled_after_it_was_woken(make_loop):
     """It counts as woken: whoever woke it has to be told that nobody took anything."""
 
     async def main():
-        loop, (sleeper,), (task,) = await asleep(1)
-        wake(loop, [sleeper])
+        (sleeper,), (task,) = await asleep(1)
+        wake([sleeper])
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -135,36 +143,28 @@ def test_cancelled_after_it_was_woken(make_loop):
 
 
 def test_each_task_has_its_own_context(make_loop):
+    async def in_a_context(sleeper):
+        name.set(sleeper)
+        await sleeper
+        return name.get()
+
     async def main():
-        loop = asyncio.get_running_loop()
-        sleepers = [Sleeper(loop) for _ in range(3)]
-
-        async def in_a_context(number):
-            name.set(number)
-            await sleepers[number]
-            return name.get()
-
-        tasks = [asyncio.ensure_future(in_a_context(number)) for number in range(3)]
-        await asyncio.sleep(0)
-        wake(loop, sleepers)
-        assert await asyncio.gather(*tasks) == [0, 1, 2]
+        sleepers, tasks = await asleep(3, in_a_context)
+        wake(sleepers)
+        assert await asyncio.gather(*tasks) == sleepers
         assert name.get() is None
 
     run(main(), make_loop)
 
 
 def test_one_that_fails_keeps_nobody_from_going_on(make_loop):
+    async def fail(sleeper):
+        await sleeper
+        raise ValueError("mine")
+
     async def main():
-        loop = asyncio.get_running_loop()
-        sleepers = [Sleeper(loop) for _ in range(3)]
-
-        async def fail(sleeper):
-            await sleeper
-            raise ValueError("mine")
-
-        tasks = [asyncio.ensure_future(fail(sleeper)) for sleeper in sleepers]
-        await asyncio.sleep(0)
-        wake(loop, sleepers)
+        sleepers, tasks = await asleep(3, fail)
+        wake(sleepers)
         found = await asyncio.gather(*tasks, return_exceptions=True)
         assert [str(error) for error in found] == ["mine"] * 3
 
@@ -188,7 +188,7 @@ def test_one_that_ends_the_loop_leaves_the_others_to_the_next_run(make_loop):
         coroutines = [go_on(sleepers[0]), end(sleepers[1]), go_on(sleepers[2])]
         tasks = [loop.create_task(coroutine) for coroutine in coroutines]
         loop.run_until_complete(asyncio.sleep(0.01))
-        wake(loop, sleepers)
+        wake(sleepers)
         with pytest.raises(SystemExit):
             loop.run_until_complete(asyncio.sleep(0.01))
         # uvloop has called the rest by then.
