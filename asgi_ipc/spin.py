@@ -30,8 +30,6 @@ LOOKS = 100
 MOST_LEFT_OUT = 1023
 """Waits without a watch after those that were in vain."""
 
-_give_way = clock.give_way
-
 
 class Spin(object):
     """The watches of one process, as long as they pay. Its counts need not be exact."""
@@ -48,13 +46,14 @@ class Spin(object):
         if self._to_leave_out:
             self._to_leave_out -= 1
             return False
-        if _give_way is None:
+        give_way = clock.give_way
+        if give_way is None:
             return False
         seen = late = alone = False
         end = clock.now() + LONGEST
         try:
             for _ in repeat(None, LOOKS):
-                _give_way()
+                give_way()
                 for place in places:
                     if words[place]:
                         seen = True

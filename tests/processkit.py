@@ -223,6 +223,20 @@ class Stopping(Child):
         return self.result()
 
 
+class Turns(object):
+    """In place of giving way to others: something happens at the turns that it is told."""
+
+    def __init__(self, monkeypatch, then=()):
+        self.count = 0
+        self.then = dict(then)
+        monkeypatch.setattr(clock, "give_way", self)
+
+    def __call__(self):
+        self.count += 1
+        if self.count in self.then:
+            self.then[self.count]()
+
+
 class Paused(object):
     """A thread that calls a function, and pauses at a step of it until told to go on.
 

@@ -10,6 +10,7 @@ import time
 
 import posix_ipc
 import pytest
+from processkit import Turns
 from stepkit import settrace
 from storekit import Child, in_child
 
@@ -638,21 +639,11 @@ def test_who_waits_on_the_slow_way_is_next(segment, attach):
     assert segment.words[lane.DOOR] == 0
 
 
-class Turns(object):
-    """In place of giving way: something happens at one of the turns. Nobody sleeps."""
-
-    def __init__(self, monkeypatch, number=0, then=None):
-        self.count = 0
-        self._number = number
-        self._then = then
-        monkeypatch.setattr(clock, "give_way", self)
-        monkeypatch.setattr(lock_module._Patience, "_looks", lock_module.LOOKS)
-        monkeypatch.setattr(lock_module.time, "sleep", called)
-
-    def __call__(self):
-        self.count += 1
-        if self.count == self._number:
-            self._then()
+def awake(monkeypatch, then=()):
+    """What takes the place of giving way; nobody sleeps."""
+    monkeypatch.setattr(lock_module._Patience, "_looks", lock_module.LOOKS)
+    monkeypatch.setattr(lock_module.time, "sleep", called)
+    return Turns(monkeypatch, then)
 
 
 def called(*arguments):
@@ -666,7 +657,7 @@ def test_who_finds_the_door_shut_watches_it(segment, attach, monkeypatch):
     use(segment.lock)
     use(other.lock)
     other.lock.acquire()
-    turns = Turns(monkeypatch, 3, other.lock.release)
+    turns = awake(monkeypatch, {3: other.lock.release})
     monkeypatch.setattr(SegmentLock, "_go_slowly", called)
     assert segment.lock.acquire() is False
     assert turns.count == 3
@@ -679,7 +670,7 @@ def test_who_finds_the_door_shut_watches_it(segment, attach, monkeypatch):
 def test_a_door_that_stays_shut_is_not_watched_for_long(segment, monkeypatch):
     use(segment.lock)
     segment.words[lane.DOOR] = lane.FLAGS + 9
-    turns = Turns(monkeypatch)
+    turns = awake(monkeypatch)
     assert segment.lock.acquire() is False
     assert turns.count == lane.TURNS
     assert mine(segment.lock).slow
@@ -709,7 +700,7 @@ def test_closed_while_it_watches_the_door(attach, monkeypatch):
         thread.start()
         thread.join()
 
-    Turns(monkeypatch, 2, close)
+    awake(monkeypatch, {2: close})
     with pytest.raises(LayerClosed):
         use(closed.lock)
 
@@ -718,7 +709,7 @@ def test_who_comes_slowly_looks_before_it_naps(segment, attach, capabilities, mo
     """Who is inside leaves within microseconds mostly, and a nap is hundreds."""
     other = attach()
     other.lock.acquire()
-    turns = Turns(monkeypatch, 2, other.lock.release)
+    turns = awake(monkeypatch, {2: other.lock.release})
     assert use(segment.lock) is False
     assert turns.count >= 2
 

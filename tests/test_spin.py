@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from processkit import bells, eventually, in_threads, limit, open_layer
+from processkit import Turns, bells, eventually, in_threads, limit, open_layer
 from storekit import Child, get, in_child, put
 
 from asgi_ipc import spin
@@ -21,20 +21,13 @@ pytestmark = pytest.mark.skipif(
 PLACE = BUSY + 1
 
 
-class Turns(object):
-    """In place of giving way: something happens at the turns that it is told."""
+class TimedTurns(Turns):
+    """The same, with a clock that goes on when it is told to."""
 
     def __init__(self, monkeypatch):
-        self.count = 0
-        self.then = {}
+        Turns.__init__(self, monkeypatch)
         self.time = None
-        monkeypatch.setattr(spin, "_give_way", self)
         self._patch = monkeypatch.setattr
-
-    def __call__(self):
-        self.count += 1
-        if self.count in self.then:
-            self.then[self.count]()
 
     def stop_time(self):
         self.time = monotonic.now()
@@ -46,7 +39,7 @@ class Turns(object):
 
 @pytest.fixture
 def turns(monkeypatch):
-    return Turns(monkeypatch)
+    return TimedTurns(monkeypatch)
 
 
 @pytest.fixture
@@ -132,7 +125,7 @@ def test_not_where_other_threads_want_to_run(turns, words):
 
 
 def test_not_where_python_cannot_give_way(monkeypatch, words):
-    monkeypatch.setattr(spin, "_give_way", None)
+    monkeypatch.setattr(monotonic, "give_way", None)
     words[PLACE] = 1
     assert not spin.Spin().sees(words, [PLACE])
 
