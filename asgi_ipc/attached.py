@@ -10,7 +10,7 @@ from collections import namedtuple
 
 from asgi_ipc import machine
 from asgi_ipc._shm import inside
-from asgi_ipc._shm.segment import BUSY, PAGE
+from asgi_ipc._shm.segment import PAGE
 
 PROC = "/proc"
 """Where Linux tells of processes."""
@@ -76,7 +76,7 @@ def holder_of(half):
     try:
         if half.state != machine.OURS:
             return inside.flock_owner(descriptor)
-        return inside.holder_of(os.read(descriptor, PAGE), descriptor, BUSY)[0]
+        return inside.holder_of(os.read(descriptor, PAGE), descriptor)[0]
     finally:
         os.close(descriptor)
 

@@ -49,6 +49,9 @@ HINTS_KEPT = 20000
 STRIDE, LONG_STRIDE = 2, 1024
 """Entries that the hand passes for a new name, and when none is free."""
 
+NO_HINT = 0, None, 0, 0
+"""Of a name that is not known: no word holds such a hash."""
+
 
 class Directory(object):
     """View of the buckets and entries of a message segment.

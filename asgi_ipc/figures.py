@@ -4,13 +4,12 @@ Knows the tables and records of the segment; does not know what is made of them 
 ``overview``). The part of ``messages.MessageStore`` that changes nothing but rate windows, and
 drops what has expired where it comes by.
 """
-import zlib
 from collections import namedtuple
 
 from six.moves import range
 
 from asgi_ipc import statistics
-from asgi_ipc._shm.words import M32, Damage
+from asgi_ipc._shm.words import M32, Damage, crc32
 from asgi_ipc.guarded import split
 from asgi_ipc.layout import (
     CHECK,
@@ -168,5 +167,5 @@ def _unpacked(place, state, check, seed, raw):
     names = raw[end:]
     served = (state & M32) - 1
     locals_ = names[served:].decode("ascii", "replace").split(u"\n") if names else []
-    intact = zlib.crc32(raw, seed) & M32 == check
+    intact = crc32(raw, seed) == check
     return Peeked(place, seq, sent_at, expires, raw[CHECKED_BYTES:end], locals_, intact)

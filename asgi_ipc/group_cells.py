@@ -62,16 +62,15 @@ cell is the one behind it (word 664 = 0x298), and expires at 5,000,000,000 ns::
     60  zeros to the end, at c0
 """
 import struct
-import zlib
 
 from six.moves import range
 
 from asgi_ipc._shm.segment import EPOCH, KEY, PAGE
 from asgi_ipc._shm.slots import LINK, Slots
-from asgi_ipc._shm.words import M32, Damage, sealed, unsealed
+from asgi_ipc._shm.words import M32, Damage, crc32, sealed, unsealed
 
 SEGMENT_KIND = 2
-SEGMENT_LAYOUT = 3
+SEGMENT_LAYOUT = 4
 
 MINIMUM_SIZE = 64 * 1024
 """Bytes of the smallest segment that is made: room for 310 cells."""
@@ -128,7 +127,7 @@ def check_word(state, body, length):
     A STATE has 48 bits, and folds into the CRC's start so that each single bit counts.
     """
     start = (state ^ state >> 16 ^ length << 24) & M32
-    return zlib.crc32(body, start) & M32 | length << 32
+    return crc32(body, start) | length << 32
 
 
 class Cells(object):

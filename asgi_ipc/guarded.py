@@ -4,9 +4,9 @@ Knows the lock's protocol, rebuilds and damage; does not know what is stored. A 
 ``_rebuild`` how all that is derived in its segment is derived anew.
 
 Every operation is: get the lock; if the last holder did not leave properly, rebuild; do it;
-release. What goes wrong inside (an exception of a signal handler, damage) leaves the busy word
-set, and so a rebuild to whoever comes next. After damage that is this very caller, who tries
-once more; damage that the rebuild did not mend is a ``SegmentError``.
+release. What goes wrong inside (an exception of a signal handler, damage) leaves a rebuild to
+whoever comes next. After damage that is this very caller, who tries once more; damage that the
+rebuild did not mend is a ``SegmentError``.
 
 Nothing is logged before the lock is free: a handler may take its time, or use the layer. What is to
 be logged is put into ``_trouble``, with its level.

@@ -93,7 +93,7 @@ from asgi_ipc._shm.slots import CONTROL_WORDS
 from asgi_ipc._shm.words import TWIN
 
 KIND = 1
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 HEAD, TAIL, LIMIT, LIVE, RESERVED, FLUSHING, HAND, BELL_HAND, DAMAGED, MOVED = range(16, 26)
 ENTRIES = 26

@@ -20,14 +20,14 @@ from collections import namedtuple
 import posix_ipc
 
 from asgi_ipc import group_cells, layout
+from asgi_ipc._shm import inside
 from asgi_ipc._shm.opening import SHM_FOLDER
 from asgi_ipc._shm.segment import (
-    BUSY,
-    FIRST_FREE_WORD,
     KIND,
     LAYOUT,
     MAGIC,
     MAGIC_VALUE,
+    PAGE,
     RECOVERIES,
     SIZE,
     runtime_folder,
@@ -47,7 +47,7 @@ OURS, OTHER_LAYOUT, OLD_RELEASE, FOREIGN, UNMADE, CLOSED, ABSENT = (
 )  # fmt: skip
 """What a half can be. ``UNMADE``: is being made, or its maker died. ``CLOSED``: to this user."""
 
-_WORDS = struct.Struct("={0}Q".format(FIRST_FREE_WORD))
+_WORDS = struct.Struct("={0}Q".format(PAGE // 8))
 _ENDING = re.compile(r"(?!sem\.)(.+)-(messages|groups)\Z", re.DOTALL)
 _BELL = r"-(messages|groups)-[0-9a-f]{16}\.bell\Z"
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -185,8 +185,8 @@ def group_name(gid):
 
 
 def busy_of(half):
-    """The pid that the last holder of the lock left in the segment, 0 if it left properly."""
-    return half.words[BUSY] if half.state == OURS else 0
+    """The pid that is written down of who is inside the lock, or broke off there; 0 for nobody."""
+    return inside.written_down(_WORDS.pack(*half.words)) if half.state == OURS else 0
 
 
 def layout_of(half):

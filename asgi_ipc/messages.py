@@ -10,11 +10,11 @@ including the ``!``, and the local part.
 Every operation is one critical section, as ``guarded`` says; then those are rung whom there is
 to ring. The commit words are named in ``layout``.
 """
-import zlib
 
 from asgi_ipc._shm import clock as monotonic
-from asgi_ipc._shm.segment import BUSY
-from asgi_ipc._shm.words import M32, TWIN, Damage
+from asgi_ipc._shm.lane import BOARD, EMPTY
+from asgi_ipc._shm.words import M32, TWIN, Damage, crc32
+from asgi_ipc.directory import NO_HINT
 from asgi_ipc.figures import Figures
 from asgi_ipc.layout import (
     CHECK,
@@ -38,8 +38,6 @@ from asgi_ipc.records import NO_RECORD, SMALL, WRONG_COUNT
 
 MINIMUM_SIZE = 64 * 1024
 """Bytes of the smallest segment that is worth the name."""
-
-_crc32 = zlib.crc32
 
 NOTHING = (0,), b"", b""
 """In place of the mark, the payload and the names of a record."""
@@ -92,12 +90,12 @@ class MessageStore(Outbox, Figures):
             if lock.acquire():
                 self._recover()
             for queue in queues:
-                hint = self._hints.get(queue)
-                if hint is None or words[hint[0] + HASH] != hint[1]:
+                entry, number, seed, _ = self._hints.get(queue, NO_HINT)
+                if words[entry + HASH] != number:
                     hint = self._directory.find(queue)
                     if hint is None:
                         continue
-                entry = hint[0]
+                    entry, _, seed, _ = hint
                 record = words[entry + FIRST]
                 if record and words[record + EXPIRES] <= now:
                     self._log.drop_expired(entry, now)
@@ -105,7 +103,7 @@ class MessageStore(Outbox, Figures):
                 if record:
                     lengths = words[record + LENGTHS]
                     if lengths & M32 or lengths >> 32 > SMALL:
-                        found = self._take(queue, entry, record, hint[2])
+                        found = self._take(queue, entry, record, seed)
                         break
                     # ``Records.read``, written out for a record without names.
                     length = lengths >> 32
@@ -113,10 +111,10 @@ class MessageStore(Outbox, Figures):
                     check = words[record + CHECK]
                     begin = (record + SEQ) * 8
                     checked = self._map[begin : begin + CHECKED_BYTES + length]
+                    # (If its TAG is damaged, who walks the log finds that.)
                     if (
-                        words[record] & M32 != size
-                        or words[record + R_STATE] != check << 32 | 1
-                        or _crc32(checked, hint[2] ^ size) & M32 != check
+                        words[record + R_STATE] != check << 32 | 1
+                        or crc32(checked, seed ^ size) != check
                     ):
                         raise Damage(NO_RECORD)
                     # ``Records.end_first``, written out: 0.1 us less than to call it, and what was
@@ -209,7 +207,7 @@ class MessageStore(Outbox, Figures):
             return (
                 hint is not None
                 and words[hint[0] + HASH] == hint[1]
-                and not words[BUSY]
+                and self._map[BOARD] == EMPTY
                 and not words[hint[0] + FIRST]
             )
         except (TypeError, ValueError):

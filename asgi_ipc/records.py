@@ -9,9 +9,8 @@ A record ends with the store of 0 as its STATE; it begins with something that is
 binds it to its channel, and if its STATE is sealed by that check. Any other is damage, which is
 found before anything is written.
 """
-import zlib
 
-from asgi_ipc._shm.words import M32, TWIN, Damage
+from asgi_ipc._shm.words import M32, TWIN, Damage, crc32
 from asgi_ipc.layout import (
     CHECK,
     CHECKED,
@@ -43,7 +42,6 @@ NO_RECORD = "a queue leads to what is no live record"
 
 _pack_checked = CHECKED.pack
 _pack_mutable = MUTABLE.pack
-_crc32 = zlib.crc32
 
 
 class Records(object):
@@ -78,12 +76,12 @@ class Records(object):
         body = begin + RECORD_BYTES
         if size <= SMALL:
             checked += payload + names
-            check = _crc32(checked, seed) & M32
+            check = crc32(checked, seed)
             self._map[begin : body + size] = (
                 _pack_mutable(tag, check << 32 | 1, 0, previous, check) + checked
             )
             return
-        check = _crc32(names, _crc32(payload, _crc32(checked, seed))) & M32
+        check = crc32(names, crc32(payload, crc32(checked, seed)))
         self._map[begin:body] = _pack_mutable(tag, check << 32 | 1, 0, previous, check) + checked
         self._map[body : body + len(payload)] = payload
         self._map[body + len(payload) : body + size] = names
@@ -114,14 +112,16 @@ class Records(object):
         offset = (state & M32) - 1
         if RECORD_WORDS + (length + more + 7 >> 3) != size or state >> 32 ^ check != offset:
             raise Damage(NO_RECORD)
+        memory = self._map
         begin = (record + SEQ) * 8
-        checked = self._map[begin : begin + CHECKED_BYTES + length + more]
-        if _crc32(checked, seed ^ size) & M32 != check:
+        body = begin + CHECKED_BYTES
+        end = body + length
+        # Each part by itself: what is long is copied once.
+        payload, names = memory[body:end], memory[end : end + more]
+        found = crc32(names, crc32(payload, crc32(memory[begin:body], seed ^ size)))
+        if found != check:
             raise Damage("a record's check does not hold")
-        if more:
-            end = CHECKED_BYTES + length
-            return checked[CHECKED_BYTES:end], checked[end:], offset
-        return checked[CHECKED_BYTES:], b"", 0
+        return payload, names, offset if more else 0
 
     def serve(self, record, offset):
         """Move the cursor of a record on to the name at ``offset``: a commit."""
@@ -170,7 +170,7 @@ class Records(object):
             return False
         begin = (place + SEQ) * 8
         checked = self._map[begin : begin + CHECKED_BYTES + length]
-        return _crc32(checked, seed ^ size) & M32 == words[place + CHECK]
+        return crc32(checked, seed ^ size) == words[place + CHECK]
 
     def alive(self, place, seed):
         """Whether the record at ``place`` is intact, and its STATE that of a live one."""

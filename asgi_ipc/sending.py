@@ -8,11 +8,11 @@ the commit. Then the record is linked, and who waits is taken off the list, to b
 has all of it written out, and looks at no word twice: with calls of ``Records`` it takes 0.5 us
 more.
 """
-import zlib
 
 from asgi_ipc import crossing, statistics
 from asgi_ipc._shm.clock import SECOND
-from asgi_ipc._shm.words import M32, TWIN, Damage
+from asgi_ipc._shm.words import M32, TWIN, Damage, crc32
+from asgi_ipc.directory import NO_HINT
 from asgi_ipc.errors import ChannelFull
 from asgi_ipc.layout import (
     C_START,
@@ -45,10 +45,11 @@ SWEEP_EVERY = 16
 EXPIRE_AT_ONCE = 256
 """Channels that a send for which there is no room looks through for expired messages."""
 
+WINDOW = RATES + C_START
+"""Of an entry: when its current second began."""
 
 _pack_checked = CHECKED.pack
 _pack_mutable = MUTABLE.pack
-_crc32 = zlib.crc32
 
 
 class Senders(Receivers):
@@ -91,14 +92,13 @@ class Senders(Receivers):
         try:
             if lock.acquire():
                 self._recover()
-            hint = self._hints.get(queue)
-            if hint is None or words[hint[0] + HASH] != hint[1]:
-                hint = self._directory.obtain(queue, now)
-            if hint is None:
+            entry, number, seed, tag = self._hints.get(queue, NO_HINT)
+            if words[entry + HASH] != number:
+                entry, _, seed, tag = self._directory.obtain(queue, now) or NO_HINT
+            if not entry:
                 refused = NO_ENTRY
                 words[HEADER_RATES + FULL] += 1
             else:
-                entry, _, seed, tag = hint
                 count = words[entry + COUNT]
                 if count >= capacity:
                     refused = self._full(entry, capacity, now)
@@ -119,7 +119,7 @@ class Senders(Receivers):
                         checked = _pack_checked(seq, now, now + lifetime, lengths) + payload
                         if names:
                             checked += names
-                        check = _crc32(checked, seed ^ need) & M32
+                        check = crc32(checked, seed ^ need)
                         begin = place * 8
                         self._map[begin : begin + RECORD_BYTES + size] = (
                             _pack_mutable(tag, check << 32 | 1, 0, last, check) + checked
@@ -136,7 +136,7 @@ class Senders(Receivers):
                     words[entry + COUNT] = count + 1
                     words[LIVE] += need * TWIN
                     words[entry + RATES] += 1
-                    if now >= words[entry + RATES + C_START] + SECOND:
+                    if now >= words[entry + WINDOW] + SECOND:
                         self._roll(entry, now)
                     if words[entry + WAIT_FIRST]:
                         self._summon(entry, now)
@@ -269,7 +269,7 @@ class Senders(Receivers):
             words[entry + LAST] = record
             words[entry + COUNT] += 1
             words[entry + RATES] += 1
-            if now >= words[entry + RATES + C_START] + SECOND:
+            if now >= words[entry + WINDOW] + SECOND:
                 self._roll(entry, now)
             if words[entry + WAIT_FIRST]:
                 self._summon(entry, now)
@@ -290,7 +290,7 @@ class Senders(Receivers):
     def _count_full(self, entry, now):
         words = self._words
         # A full channel has no sends that would begin a new window.
-        if now >= words[entry + RATES + C_START] + SECOND:
+        if now >= words[entry + WINDOW] + SECOND:
             self._roll(entry, now, counted=0)
         words[entry + RATES + FULL] += 1
         words[HEADER_RATES + FULL] += 1

@@ -19,7 +19,7 @@ import threading
 from itertools import repeat
 
 from asgi_ipc._shm import clock
-from asgi_ipc._shm.segment import BUSY
+from asgi_ipc._shm.lane import BOARD, EMPTY
 
 LONGEST = 50 * 1000
 """Nanoseconds that a watch lasts: about twice what it saves if it sees something."""
@@ -38,10 +38,11 @@ class Spin(object):
         self._left_out = 0
         self._to_leave_out = 0
 
-    def sees(self, words, places):
-        """Watch, if that is due; True as soon as one of the places is not zero, nor BUSY set.
+    def sees(self, words, memory, places):
+        """Watch, if that is due; True as soon as one of the places is not zero, and nobody inside.
 
-        The words are those of a segment, and may be closed meanwhile, which is True as well.
+        :param words: those of a segment, which may be closed meanwhile: that is True as well.
+        :param memory: what they are a view of.
         """
         if self._to_leave_out:
             self._to_leave_out -= 1
@@ -59,8 +60,8 @@ class Spin(object):
                         seen = True
                         break
                 late = clock.now() >= end
-                # With BUSY set, whoever laid it there has the lock still.
-                if late or (seen and not words[BUSY]):
+                # Whoever laid it there may have the lock still.
+                if late or (seen and memory[BOARD] == EMPTY):
                     break
                 if not alone:
                     if threading.active_count() > 1:

@@ -126,7 +126,7 @@ class Receivers(MessageSegment):
             if places is None:
                 found = self.receive(queues)
                 self._more = found is not None
-            elif seconds > 0 and self._spin.sees(self._words, places):
+            elif seconds > 0 and self._spin.sees(self._words, self._map, places):
                 found = self.receive(queues)
                 if found is None:
                     # Another receiver was faster.

@@ -1,6 +1,5 @@
 """Explores a model of processes, every interleaving of them: see ``lock_model.py``."""
 import itertools
-from bisect import insort
 from collections import deque
 
 from lock_model import (
@@ -9,9 +8,12 @@ from lock_model import (
     FLAG,
     FLOCK,
     INSIDE,
+    LOOKS,
     NEW,
-    SEEN,
     Event,
+    absent,
+    died,
+    may_find,
     problem_of,
     take,
 )
@@ -161,6 +163,16 @@ def differences(one, other):
 # -- several processes, every interleaving -------------------------------------------------
 
 
+def answer_of(event):
+    """What the step was answered at which it happens."""
+    return event.answer[0] if event.kind in BETWEEN else event.answer
+
+
+def leaves_its_flag(pause, event):
+    """Whether a flag that is up stays up, and counts from now on as a dead one's."""
+    return event.kind == "dies" or pause.step == "lane.give()"
+
+
 class Broken(Exception):
     """A property does not hold; ``trace`` is a shortest way to see it, a line a step."""
 
@@ -173,27 +185,19 @@ class Broken(Exception):
         return "\n    ".join([self.problem] + self.trace)
 
 
-BITS = 5
+BITS = 2
 OWN = (1 << BITS) - 1
 """Of a local: how many bits say what a process has, and which."""
-
-
-def _joined(shared, local, others, cleared):
-    """A state of these; ``others`` lose the bits ``cleared``."""
-    if cleared:
-        others = [other & ~cleared for other in others]
-    new = list(others)
-    insort(new, local)
-    if cleared:
-        new.sort()
-    return (shared,) + tuple(new)
 
 
 class Explorer(object):
     """All states that ``processes`` processes of one Graph can reach.
 
-    A state is a tuple: the number of a Shared, and then for each process its local, sorted:
-    the number of its pause, and below that the bits of what it has.
+    A state is the number of a Shared; for each process its local, sorted: the number of its
+    pause, and below that the bits of what it has; and for each what it has found so far, if it is
+    at one of LOOKS: as bits, three for ``absent``, and above them one for each process that has not
+    had its flag up at some moment of the look. What can be found absent is found at once: that
+    leaves more ways open, not fewer, for what is there can be found whenever it is there.
 
     :param counts: the semaphore's count in the beginning; each is tried.
     :param ignore: problems that are not to be minded.
@@ -208,35 +212,42 @@ class Explorer(object):
         self._only = only
         self._most_tokens = max(1, *counts)
         self._shared = []
+        self._absent = []
         self._numbers = {}
         self._moves = {}
         self._beginnings = [
-            (self._number(NEW._replace(count=count)),) + (0,) * processes for count in counts
+            (self._number(NEW._replace(count=count)), (0,) * processes, (0,) * processes)
+            for count in counts
         ]
+        self._everyone = (1 << processes) - 1
+        self._nothing = (0,) * processes
         self._inside = [pause.step in INSIDE for pause in graph.pauses]
-        self._looking = [pause.step == "flags" for pause in graph.pauses]
+        self._looking = [pause.step in LOOKS for pause in graph.pauses]
 
     def _number(self, shared):
         if shared not in self._numbers:
             self._numbers[shared] = len(self._shared)
             self._shared.append(shared)
+            self._absent.append(absent(shared))
         return self._numbers[shared]
 
     def moves(self, local, shared, free):
-        """All that can happen to a process: {(new shared, new local): (event, problem, cleared)}.
-
-        ``cleared``: the bits that all others lose.
-        """
+        """All that can happen to a process: {(new shared, new local): [(event, problem)]}."""
         key = local, shared, free
         found = self._moves.get(key)
         if found is None:
             found = self._moves[key] = {}
+            looking = self._looking[local >> BITS]
             for event, result, after, problem in self._find_moves(
                 local >> BITS, local & OWN, self._shared[shared], free
             ):
                 new = self._number(result[0]), after << BITS | result[1]
-                if problem or new not in found:
-                    found[new] = event, problem, result[2]
+                ways = found.setdefault(new, [])
+                # Of those that lead to the same one will do, if they do not hang on the others.
+                if looking or not ways:
+                    ways.append((event, problem))
+                elif problem:
+                    ways[0] = event, problem
         return found
 
     def _minds(self, problem):
@@ -247,17 +258,14 @@ class Explorer(object):
         problem = problem_of(pause, shared, own, self._most_tokens)
         if not self._minds(problem):
             problem = None
-        # Whoever leaves off looking at the flags, looks at all of them the next time.
-        seen = SEEN if pause.step == "flags" else 0
         for event, after in self.graph.edges[number].items():
             if event.kind in ("raised", "called"):
-                yield event, (shared, own, seen), after, None
+                yield event, (shared, own), after, None
                 continue
-            answer = event.answer[0] if event.kind in BETWEEN else event.answer
-            result = take(pause.step, answer, shared, own, free)
+            result = take(pause.step, answer_of(event), shared, own, free)
             if result is not None:
-                yield event, (result[0], result[1], result[2] | seen), after, problem
-        yield Event("dies", None), (shared, 0, seen), 0, None
+                yield event, result, after, problem
+        yield Event("dies", None), (died(shared, own), 0), 0, None
 
     def run(self):
         """Visit every state; return the Explorer.
@@ -269,53 +277,79 @@ class Explorer(object):
         states.update((state, None) for state in queue)
         while queue:
             state = queue.popleft()
-            for new, problem in self._successors(state):
+            for new, problem, _, _ in self._steps(state):
                 self.transitions += 1
                 if problem:
                     raise Broken(problem, self._trace(state, new))
                 if new not in states:
                     states[new] = state
-                    if sum([inside[local >> BITS] for local in new[1:]]) > 1:
+                    if sum([inside[local >> BITS] for local in new[1]]) > 1:
                         self._refuse("two inside", self._trace(new))
                     queue.append(new)
         return self
 
-    def _successors(self, state):
-        return [(new, problem) for new, problem, _, _ in self._steps(state)]
-
     def _steps(self, state):
         """(new state, problem, index of who moves, event) of each move of each process."""
-        shared = state[0]
-        held = sum([local & FLOCK for local in state[1:]])
-        before = None
-        for index in range(1, len(state)):
-            local = state[index]
-            if local == before:
+        shared, locals_, found = state
+        held = sum([local & FLOCK for local in locals_])
+        alike = found == self._nothing
+        for index, local in enumerate(locals_):
+            if alike and index and local == locals_[index - 1]:
                 continue
-            before = local
-            others = state[1:index] + state[index + 1 :]
-            found = self.moves(local, shared, bool(local & FLOCK or not held))
-            if self._looking[local >> BITS]:
-                for step in self._look_on(state, index, others, found):
-                    yield step
-                continue
-            for (after, new_local), (event, problem, cleared) in found.items():
-                yield _joined(after, new_local, others, cleared), problem, index, event
+            looking = self._looking[local >> BITS]
+            moves = self.moves(local, shared, bool(local & FLOCK or not held))
+            for (after, new_local), ways in moves.items():
+                for event, problem in ways:
+                    if looking and not self._may_happen(event, state, index):
+                        continue
+                    seen = found
+                    if local & FLAG and leaves_its_flag(self.graph.pauses[local >> BITS], event):
+                        # What was not seen to be down is seen to be up still, as a dead one's.
+                        seen = [bits if bits & 8 << index else bits & ~4 for bits in found]
+                    new = self._joined(after, locals_, seen, index, new_local)
+                    yield new, problem, index, event
 
-    def _look_on(self, state, index, others, found):
-        """Of one who looks at the flags: at one after the other, in any order."""
-        local = state[index]
-        unseen = [other for other in others if not other & SEEN]
-        for (after, new_local), (event, problem, cleared) in found.items():
-            if event.kind in ("done", "lost", "late call") or event.kind in BETWEEN:
-                answer = event.answer[0] if event.kind in BETWEEN else event.answer
-                if unseen if not answer else not any(other & FLAG for other in unseen):
-                    continue
-            yield _joined(after, new_local, others, cleared), problem, index, event
-        for number, other in enumerate(others):
-            if not other & (SEEN | FLAG):
-                looked = others[:number] + (other | SEEN,) + others[number + 1 :]
-                yield _joined(state[0], local, looked, 0), None, index, Event("looks", None)
+    def _may_happen(self, event, state, index):
+        """Whether an event at one of LOOKS agrees with what there is to be found."""
+        if event.kind in ("raised", "called", "dies"):
+            return True
+        shared, locals_, found = state
+        others = locals_[:index] + locals_[index + 1 :]
+        up = any(local & FLAG for local in others)
+        been_down = found[index] >> 3 | 1 << index == self._everyone
+        step = self.graph.pauses[locals_[index] >> BITS].step
+        return may_find(
+            answer_of(event), step, self._shared[shared], up, been_down, found[index] & 7
+        )
+
+    def _joined(self, shared, locals_, found, index, new_local):
+        """The state in which one process has another local; who looks, looks on."""
+        locals_ = list(locals_)
+        locals_[index] = new_local
+        looking = [self._looking[local >> BITS] for local in locals_]
+        if not any(looking):
+            locals_.sort()
+            return shared, tuple(locals_), self._nothing
+        down = self._absent[shared]
+        for number, local in enumerate(locals_):
+            if not local & FLAG:
+                down |= 8 << number
+        # Who moved begins anew, if at all.
+        found = [
+            (bits if number != index else 0) | down if looks else 0
+            for number, (bits, looks) in enumerate(zip(found, looking))
+        ]
+        order = sorted(range(len(locals_)), key=locals_.__getitem__)
+        return (
+            shared,
+            tuple([locals_[number] for number in order]),
+            tuple([self._in_order(found[number], order) for number in order]),
+        )
+
+    def _in_order(self, bits, order):
+        if not bits:
+            return 0
+        return bits & 7 | sum([(bits >> 3 + old & 1) << 3 + new for new, old in enumerate(order)])
 
     def _trace(self, *states):
         way = list(states[::-1])
@@ -326,7 +360,7 @@ class Explorer(object):
         for state, new in zip(way, way[1:]):
             # Which of them it is, is not kept: they are alike.
             _, _, index, event = next(step for step in self._steps(state) if step[0] == new)
-            lines.append(describe(self._pause(state[index]), event))
+            lines.append(describe(self._pause(state[1][index]), event))
         return lines
 
     def _pause(self, local):
@@ -345,7 +379,7 @@ class Explorer(object):
           and has waited for a token in vain once at most, whatever was lost.
         * One that has the flock, or its flag up, is at rest without after a bounded number of
           steps.
-        * After one use of the lock the next needs no wait; after two the door is open, and the
+        * After one use of the lock the next needs no wait; after two the board is empty, and the
           count 1, if they had to do with it.
 
         :returns: (steps to get in, steps to be at rest)
@@ -369,7 +403,7 @@ class Explorer(object):
     def _check_recovery(self, local, shared):
         pause = self._pause(local)
         clean = [NEW]
-        if not self._shared[shared].door:
+        if self._absent[shared] == 7:
             # By the fast way it neither takes nor puts back a token.
             clean.append(NEW._replace(count=self._shared[shared].count))
         for once in self._alone(local, shared, _at_rest)[2]:
@@ -395,10 +429,20 @@ class Explorer(object):
             steps = waits = 0
             ends = set()
             pause = self._pause(local)
-            for (after, new), (event, _, _) in self.moves(local, shared, True).items():
+            moves = self.moves(local, shared, True).items()
+            for (after, new), event in [(new, way[0]) for new, ways in moves for way in ways]:
                 if event.kind != "done" or event.answer == "detach":
                     continue
-                if event.answer and pause.step in ("patience.over()", "flags"):
+                if event.answer and pause.step == "patience.over()":
+                    continue
+                if pause.step in LOOKS and not may_find(
+                    event.answer,
+                    pause.step,
+                    self._shared[shared],
+                    False,
+                    True,
+                    self._absent[shared],
+                ):
                     continue
                 more = (0, 0, {(new, after)})
                 if not arrived(self._pause(new), new & OWN):
@@ -421,7 +465,7 @@ def _at_rest(pause, own):
 
 
 def _is_in(pause, own):
-    return own & FLOCK or pause.step == "words[busy]"
+    return own & FLOCK or pause.step in INSIDE
 
 
 class Search(object):

@@ -3,12 +3,12 @@
 A flock belongs to the open file description, which parent and child share: the kernel drops the
 flock when neither has it open any more, or when either unlocks it. So does a lane. The parent's
 fork may fall between any two steps of its use, as when another thread of it forks. Each may die
-at any step.
+at any step. Here a look is one step: ``lock_explorer`` has it look at one place after the other.
 """
 from collections import namedtuple
 
 from lock_explorer import Search, describe
-from lock_model import FLAG, FLOCK, INSIDE, NEW, problem_of, take
+from lock_model import FLAG, FLOCK, INSIDE, LOOKS, NEW, absent, died, may_find, problem_of, take
 
 PARENT, CHILD, STRANGER = range(3)
 NAMES = ("parent", "child", "stranger")
@@ -60,25 +60,32 @@ class Family(Search):
         return state._replace(places=places, **changes)
 
     def _death(self, state, who):
-        bits, copy = list(state.bits), state.copy
+        bits, copy, shared = list(state.bits), state.copy, state.shared
         if who == PARENT and copy is not None:
             # Its open file description lives on in the child.
-            bits[LATE] |= bits[PARENT] & (FLOCK | FLAG)
+            bits[LATE] |= bits[PARENT]
             copy = LATE
+        else:
+            shared = died(shared, bits[who])
         bits[who] = 0
         if who == CHILD:
+            shared = died(shared, bits[LATE])
             bits[LATE] = 0
             copy = None
         place = UNBORN if who == CHILD else 0
-        return self._moved(state, who, place, bits=tuple(bits), copy=copy)
+        return self._moved(state, who, place, bits=tuple(bits), copy=copy, shared=shared)
 
     def _first(self, state):
-        bits, copy = list(state.bits), state.copy
+        bits, copy, shared = list(state.bits), state.copy, state.shared
         if self._first_step != "keep":
             if copy == LATE or self._first_step == "unlock":
+                # The flag stays up, and counts as one of the dead.
+                shared = died(shared, bits[copy])
                 bits[copy] &= ~(FLOCK | FLAG)
             copy = None
-        return self._moved(state, CHILD, self._rest, bits=tuple(bits), copy=copy)
+        return self._moved(
+            state, CHILD, self._rest, bits=tuple(bits), copy=copy, shared=shared
+        )
 
     def _steps(self, state, who, place):
         pause = self._pauses[place]
@@ -90,12 +97,14 @@ class Family(Search):
         free = not any(state.bits[other] & FLOCK for other in others)
         problem = problem_of(pause, state.shared, own, 1)
         for event, after in self._edges[place].items():
-            if pause.step == "flags" and event.answer != up:
+            if pause.step in LOOKS and not may_find(
+                event.answer, pause.step, state.shared, up, not up, absent(state.shared)
+            ):
                 continue
             result = take(pause.step, event.answer, state.shared, own, free)
             if result is None:
                 continue
-            bits = [found & ~result[2] for found in state.bits]
+            bits = list(state.bits)
             bits[mine] = result[1]
             new = self._moved(state, who, after, shared=result[0], bits=tuple(bits))
             inside = [place for place in new.places if self._is_inside(place)]

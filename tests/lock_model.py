@@ -5,9 +5,8 @@ and do in the same order what those do. Each ``yield`` is a step: it touches wha
 share, and is named after the code that takes it. All between two yields is the process's own.
 
 Shared are the semaphore's count; the flock, which the kernel drops when its holder dies; the
-busy word; the words of the fast way, DOOR and LATEST, and each process's flag, which counts no
-more when the kernel says that it is dead; and whether the data of the section are torn, that is,
-half written.
+board: BUSY, SLOW, each process's flag, and those that the dead have left up; and whether the data
+of the section are torn, that is, half written.
 
 At every step it may happen that
 
@@ -76,6 +75,7 @@ class Lock(object):
         self.guarded = False
         self.closed = False
         self.frame = 0
+        self._inside = None
 
     def acquire(self):
         holder = self.holder
@@ -84,38 +84,24 @@ class Lock(object):
         holder.inside = True
         fast = holder.lane and self.guarded
         while fast:
-            yield "words[mine] = mine"
-            yield "words[LATEST] = mine"
-            yield "fence.first()"
-            if (yield "words[DOOR]"):
-                yield "fence.second()"
-                yield "words[mine] = 0"
-                fast = yield "lane.opens()"
-                continue
-            yield "words[DOOR] = mine"
-            yield "fence.second()"
-            if (yield "words[LATEST]") == "mine":
-                break
-            yield "words[mine] = 0"
-            fast = False
-        if not fast:
-            yield from self._go_slowly(holder)
-        if not self.guarded:
-            return False
-        found = yield "words[busy]"
-        yield "words[busy] = pid"
-        return found
+            yield "memory[mine] = up"
+            yield "fence"
+            if (yield "memory[BOARD]"):
+                if self.closed:
+                    raise LayerClosed
+                self._inside = holder
+                return False
+            yield "memory[mine] = DOWN"
+            fast = yield "lane.clears()"
+        return (yield from self._go_slowly(holder))
 
     def release(self):
-        holder = self.holder
-        if self.guarded:
-            yield "words[busy] = 0"
+        holder = self._inside
+        self._inside = None
         if holder.slow:
             yield from self._leave_slowly(holder)
         else:
-            if (yield "words[DOOR]") == "mine":
-                yield "words[DOOR] = 0"
-            yield "words[mine] = 0"
+            yield "memory[mine] = DOWN"
         holder.inside = False
 
     def abandon(self):
@@ -131,20 +117,31 @@ class Lock(object):
 
     def _let_go(self, holder):
         holder.inside = True
-        if holder.lane and self.guarded:
-            yield "words[mine] = 0"
+        if self._inside is holder and not holder.slow:
+            yield "lane.give()"
+            holder.lane = None
+        elif holder.lane and self.guarded:
+            yield "memory[mine] = DOWN"
         else:
             yield "lane.give()"
+        if self._inside is holder:
+            self._inside = None
         if (yield from self._try_flock()):
             yield from self._post(holder)
             yield "flock(UNLOCK)"
         holder.slow = False
         holder.inside = False
 
-    def close(self):
-        self.closed = True
+    def close(self, unfinished=True):
+        try:
+            self.closed = True
+            if not unfinished:
+                yield from self.release()
+            yield from self.abandon()
+        except ERRORS:
+            yield from self.abandon()
+            raise
         self.guarded = False
-        yield from self.abandon()
 
     def _post(self, holder):
         if self.count_supported:
@@ -171,10 +168,20 @@ class Lock(object):
         if not (holder.token and (yield from self._try_flock())):
             yield from self._wait(holder)
         holder.slow = True
-        if self.guarded:
-            yield from self._shut_out(holder)
-            if holder.lane is None:
-                yield from self.take_lane(holder)
+        if not self.guarded:
+            if self.closed:
+                raise LayerClosed
+            self._inside = holder
+            return False
+        dead = yield from self._shut_out(holder)
+        found = yield "words[BUSY]"
+        yield "words[BUSY] = pid"
+        self._inside = holder
+        if dead:
+            yield "memory[other] = DOWN"
+        if holder.lane is None:
+            yield from self.take_lane(holder)
+        return found or dead
 
     def _wait(self, holder):
         while True:
@@ -186,25 +193,22 @@ class Lock(object):
                 yield from self._give_up(holder)
 
     def _shut_out(self, holder):
+        yield "words[SLOW] = 1"
+        yield "fence"
         while True:
-            yield "words[LATEST] = SLOW"
-            yield "words[DOOR] = SLOW"
-            yield "fence.first()"
-            anyone = yield from self._anyone(holder)
-            yield "fence.second()"
-            if not anyone:
-                if (yield "words[DOOR]") == "SLOW":
-                    return
-                continue
+            flags = yield "flags"
+            if not self._anyone(holder, flags):
+                return flags == "dead"
             if (yield "patience.over()"):
                 yield from self._give_up(holder)
 
-    def _anyone(self, holder):
-        return (yield "flags")
+    def _anyone(self, holder, flags):
+        return flags == "alive"
 
     def _leave_slowly(self, holder):
         if self.guarded:
-            yield "words[DOOR] = 0"
+            yield "words[BUSY] = 0"
+            yield "words[SLOW] = 0"
         yield from self._post(holder)
         yield "flock(UNLOCK)"
         holder.slow = False
@@ -213,7 +217,7 @@ class Lock(object):
         """A method of the holder itself."""
         number = yield "lane.take()"
         if number:
-            yield "words[mine] = 0"
+            yield "memory[mine] = DOWN"
         holder.lane = number
 
     def _give_up(self, holder):
@@ -277,8 +281,8 @@ def attach(world):
     lock = world.lock = world.new_lock()
     try:
         yield from lock.acquire()
+        yield from lock.release()
         lock.guarded = True
-        yield from lock.abandon()
     except ERRORS:
         try:
             yield from lock.close()
@@ -291,9 +295,7 @@ def detach(world):
     """As a segment is closed."""
     lock = world.lock
     try:
-        if not (yield from lock.acquire()):
-            yield "words[busy] = 0"
-        yield from lock.close()
+        yield from lock.close((yield from lock.acquire()))
     except LayerClosed:
         yield from lock.abandon()
     except ERRORS:
@@ -313,22 +315,18 @@ ANSWERS = {
     "flock(UNLOCK)": (None,),
     "lane.take()": (True, False),
     "lane.give()": (None,),
-    "words[mine] = mine": (None,),
-    "words[mine] = 0": (None,),
-    "words[LATEST] = mine": (None,),
-    "words[LATEST] = SLOW": (None,),
-    "words[LATEST]": ("mine", "other"),
-    "words[DOOR] = mine": (None,),
-    "words[DOOR] = SLOW": (None,),
-    "words[DOOR] = 0": (None,),
-    "words[DOOR]": (0, "mine", "SLOW", "other"),
-    "lane.opens()": (False, True),
-    "flags": (False, True),
-    "fence.first()": (None,),
-    "fence.second()": (None,),
-    "words[busy]": (False, True),
-    "words[busy] = pid": (None,),
-    "words[busy] = 0": (None,),
+    "memory[mine] = up": (None,),
+    "memory[mine] = DOWN": (None,),
+    "memory[other] = DOWN": (None,),
+    "memory[BOARD]": (True, False),
+    "lane.clears()": (False, True),
+    "flags": ("none", "dead", "alive"),
+    "fence": (None,),
+    "words[SLOW] = 1": (None,),
+    "words[SLOW] = 0": (None,),
+    "words[BUSY]": (False, True),
+    "words[BUSY] = pid": (None,),
+    "words[BUSY] = 0": (None,),
     "patience.over()": (False, True),
     "rebuild begins": (None,),
     "rebuild ends": (None,),
@@ -397,7 +395,7 @@ def _look(lock, stack, calls, step, raised):
     rest = [tuple(calls)]
     if lock is not None:
         rest.extend(sorted(lock.holder.__dict__.items()))
-        rest.extend([lock.guarded, lock.closed])
+        rest.extend([lock.guarded, lock.closed, lock._inside is None])
     for top in stack:
         generator = top
         while generator is not None:
@@ -411,84 +409,97 @@ def _look(lock, stack, calls, step, raised):
 def plain(variables):
     """Those of a function's variables that are values, but for a descriptor's number."""
     return sorted(
-        (name, value)
+        (name, str(value))
         for name, value in variables.items()
-        if name != "descriptor" and isinstance(value, (type(None), bool, int, float, str))
+        if name != "descriptor" and isinstance(value, (type(None), bool, int, float, str, list))
     )
 
 
 # -- what is shared, and what must hold ----------------------------------------------------
 
-Shared = namedtuple("Shared", "count busy torn door")
-"""What processes share. ``door``: 0, "SLOW", or "lane" if it holds somebody's number."""
+Shared = namedtuple("Shared", "count busy torn slow dead")
+"""What processes share. ``dead``: whether a flag is up of one who is dead."""
 
-FLOCK, FLAG, DOOR, LATEST, SEEN = 1, 2, 4, 8, 16
-"""What a process has of the rest, as bits: the flock; its flag up; its number in DOOR, and in
-LATEST; and that its flag has been found down by whoever is looking at the flags."""
+FLOCK, FLAG = 1, 2
+"""What a process has of the rest, as bits: the flock, and its flag up."""
 
-NEW = Shared(1, False, False, 0)
+LOOKS = ("memory[BOARD]", "flags")
+"""Steps that look at one place after the other, in whatever order. So each place may have been
+looked at at any moment since the step before."""
+
+NEW = Shared(1, False, False, False, False)
 
 
 def take(step, answer, shared, own, free):
-    """What comes of it when ``step`` is answered so: (shared, own bits, bits that all others lose).
+    """What comes of it when ``step`` is answered so: (shared, own bits).
 
-    None if it cannot be answered so. ``free``: nobody else has the flock. How "flags" can be
+    None if it cannot be answered so. ``free``: nobody else has the flock. How LOOKS can be
     answered hangs on the others, whom the Explorer knows.
     """
     count, busy = shared.count, shared.busy
-    same = shared, own, 0
+    same = shared, own
     if step == "semaphore.acquire(0)":
         if answer:
-            return (shared._replace(count=count - 1), own, 0) if count else None
+            return (shared._replace(count=count - 1), own) if count else None
         return same if not count else None
     if step == "semaphore.value":
         return same if bool(answer) == bool(count) else None
     if step == "semaphore.release()":
-        return shared._replace(count=count + 1), own, 0
+        return shared._replace(count=count + 1), own
     if step == "flock(TRY)":
-        return (shared, own | answer * FLOCK, 0) if answer == free else None
+        return (shared, own | answer * FLOCK) if answer == free else None
     if step == "flock(UNLOCK)":
-        return shared, own & ~FLOCK, 0
-    if step.startswith(("words[DOOR]", "words[LATEST]", "words[mine]")):
-        return take_lane_step(step, answer, shared, own)
+        return shared, own & ~FLOCK
     if step == "lane.take()":
         # Who had it before may have left the flag up.
-        return shared, own | answer * FLAG, 0
+        return shared, own | answer * FLAG
     if step == "lane.give()":
-        return shared, own & ~FLAG, 0
-    if step == "lane.opens()":
+        return died(shared, own), own & ~FLAG
+    if step in ("memory[mine] = up", "memory[mine] = DOWN"):
+        return shared, own | FLAG if step == "memory[mine] = up" else own & ~FLAG
+    if step == "memory[other] = DOWN":
+        return shared._replace(dead=False), own
+    if step == "lane.clears()":
         # False at any time: who watches may have looked just before.
-        return same if not answer or not shared.door else None
-    if step == "words[busy]":
+        return same if not answer or not (busy or shared.slow or shared.dead) else None
+    if step == "words[BUSY]":
         return same if answer == busy else None
-    if step in ("words[busy] = pid", "words[busy] = 0"):
-        return shared._replace(busy=step == "words[busy] = pid"), own, 0
+    if step in ("words[BUSY] = pid", "words[BUSY] = 0"):
+        return shared._replace(busy=step == "words[BUSY] = pid"), own
+    if step in ("words[SLOW] = 1", "words[SLOW] = 0"):
+        return shared._replace(slow=step == "words[SLOW] = 1"), own
     if step in INSIDE:
-        return shared._replace(torn=step in ("rebuild begins", "work begins")), own, 0
+        return shared._replace(torn=step in ("rebuild begins", "work begins")), own
     return same
 
 
-def take_lane_step(step, answer, shared, own):
-    """The same for the words of the fast way."""
-    if step == "words[mine] = mine":
-        return shared, own | FLAG, 0
-    if step == "words[mine] = 0":
-        return shared, own & ~FLAG, 0
-    if step == "words[LATEST] = mine":
-        return shared, own | LATEST, LATEST
-    if step == "words[LATEST] = SLOW":
-        return shared, own & ~LATEST, LATEST
-    if step == "words[LATEST]":
-        return (shared, own, 0) if (answer == "mine") == bool(own & LATEST) else None
-    if step == "words[DOOR] = mine":
-        return shared._replace(door="lane"), own | DOOR, DOOR
-    if step in ("words[DOOR] = SLOW", "words[DOOR] = 0"):
-        door = "SLOW" if step == "words[DOOR] = SLOW" else 0
-        return shared._replace(door=door), own & ~DOOR, DOOR
-    found = shared.door
-    if found == "lane":
-        found = "mine" if own & DOOR else "other"
-    return (shared, own, 0) if answer == found else None
+def died(shared, own):
+    """What is shared, after one who had this is dead for the kernel."""
+    return shared._replace(dead=True) if own & FLAG else shared
+
+
+def may_find(answer, step, shared, up, been_down, seen):
+    """Whether one of LOOKS can be answered so.
+
+    :param up: whether the flag of another one is up that lives.
+    :param been_down: whether each of the others' has been down at some moment of the look.
+    :param seen: which of BUSY, SLOW and dead flags have been absent at some moment of it, in
+        these bits: 1, 2, 4.
+    """
+    if step == "memory[BOARD]":
+        if answer:
+            return been_down and seen == 7
+        return up or shared.busy or shared.slow or shared.dead
+    if answer == "alive":
+        return up
+    if answer == "dead":
+        return been_down and shared.dead
+    return been_down and bool(seen & 4)
+
+
+def absent(shared):
+    """Which of BUSY, SLOW and dead flags are absent, as ``may_find`` has it."""
+    return 7 - shared.busy - 2 * shared.slow - 4 * shared.dead
 
 
 def problem_of(pause, shared, own, most_tokens):
@@ -497,22 +508,24 @@ def problem_of(pause, shared, own, most_tokens):
     if not own & (FLOCK | FLAG):
         if step in INSIDE:
             return "inside without flock and flag"
-        if step in ("words[busy] = pid", "words[busy] = 0"):
+        if step in ("words[BUSY] = pid", "words[BUSY] = 0"):
             return "busy word stored without flock and flag"
-        if step == "words[DOOR] = 0":
-            return "door opened without flock and flag"
     elif step in AT_REST:
         return "at rest with the flock" if own & FLOCK else "at rest with the flag up"
-    if step == "semaphore.release()" and not own & FLOCK:
-        return "token posted without the flock"
+    if not own & FLOCK:
+        if step == "semaphore.release()":
+            return "token posted without the flock"
+        if step in ("words[SLOW] = 1", "words[SLOW] = 0"):
+            return "SLOW stored without the flock"
+        if step == "memory[other] = DOWN":
+            return "another's flag put down without the flock"
     if step == "work begins" and shared.torn:
         return "torn data, and no rebuild"
-    if step == "words[busy] = 0" and shared.torn:
+    if step == "words[BUSY] = 0" and shared.torn:
         return "busy word cleared over torn data"
     if step == "semaphore.release()" and shared.count >= most_tokens:
         return "more tokens than there were"
-    if shared.busy and pause.where[-2:] in (("use", "release"), ("release", "_leave_slowly")):
-        # The first thing that others see of the way out, fast or slow.
-        if step in ("words[DOOR]", "words[DOOR] = 0"):
-            return "busy word left set"
+    if step == "words[SLOW] = 0" and shared.busy:
+        # The first thing that others see of the slow way out.
+        return "busy word left set"
     return None

@@ -16,43 +16,40 @@ import itertools
 from collections import namedtuple
 
 from lock_explorer import Search, describe
-from lock_model import FLAG, FLOCK, INSIDE, NEW, problem_of, take
+from lock_model import FLAG, FLOCK, INSIDE, LOOKS, NEW, absent, may_find, problem_of, take
 
-FENCES = ["fence.first()", "fence.second()"]
+FENCES = ["acquire", "_shut_out"]
+"""The methods that have one."""
 
 ATOMIC = ("semaphore.acquire(0)", "semaphore.release()", "flock(TRY)", "flock(UNLOCK)",
           "lane.take()", "lane.give()")  # fmt: skip
 """Steps that wait for an empty buffer, beside fences; of the first, only if there is a token."""
 
-Memory = namedtuple("Memory", "count flock busy torn door latest flags")
-"""What all see. ``flock`` is the number of a process or None; ``door`` and ``latest`` are 0, "SLOW"
-or one of LANES; ``flags`` has one for each process."""
-
-LANES = ("lane A", "lane B", "lane C")
+Memory = namedtuple("Memory", "count flock busy torn slow dead flags")
+"""What all see. ``flock``: the number of a process or None; ``flags``: one for each process."""
 
 STORES = {
-    "words[busy] = pid": ("busy", True),
-    "words[busy] = 0": ("busy", False),
+    "words[BUSY] = pid": ("busy", True),
+    "words[BUSY] = 0": ("busy", False),
+    "words[SLOW] = 1": ("slow", True),
+    "words[SLOW] = 0": ("slow", False),
     "rebuild begins": ("torn", True),
     "rebuild ends": ("torn", False),
     "work begins": ("torn", True),
     "work ends": ("torn", False),
-    "words[DOOR] = mine": ("door", "mine"),
-    "words[DOOR] = SLOW": ("door", "SLOW"),
-    "words[DOOR] = 0": ("door", 0),
-    "words[LATEST] = mine": ("latest", "mine"),
-    "words[LATEST] = SLOW": ("latest", "SLOW"),
-    "words[mine] = mine": ("flag", True),
-    "words[mine] = 0": ("flag", False),
+    "memory[mine] = up": ("flag", True),
+    "memory[mine] = DOWN": ("flag", False),
+    "memory[other] = DOWN": ("dead", False),
 }
 
 
 class Processors(Search):
     """All states that processes of one Graph can reach, each on a processor of its own.
 
-    A state is the memory, and for each process the number of its pause and its buffer.
+    A state is the memory, and for each process the number of its pause, its buffer, and what it has
+    found so far at one of LOOKS (``lock_explorer``).
 
-    :param fences: those that there are.
+    :param fences: the methods that have one.
     :param deaths: whether processes die.
     :param only: the one problem to look for; any, without.
     """
@@ -61,8 +58,9 @@ class Processors(Search):
         self._graph = graph
         self._fences = fences
         self._deaths = deaths
-        memory = Memory(1, None, False, False, 0, 0, (False,) * processes)
-        Search.__init__(self, (memory,) + ((0, ()),) * processes, only)
+        memory = Memory(1, None, False, False, False, False, (False,) * processes)
+        self._looking = [pause.step in LOOKS for pause in graph.pauses]
+        Search.__init__(self, (memory,) + ((0, (), 0),) * processes, only)
 
     def _moves(self, state):
         return itertools.chain.from_iterable(
@@ -70,64 +68,95 @@ class Processors(Search):
         )
 
     def _moves_of(self, state, who):
-        memory, (place, buffer) = state[0], state[1 + who]
+        memory, (place, buffer, found) = state[0], state[1 + who]
         if buffer:
             flushed = stored(memory, who, buffer[0])
-            yield _line(who, "flushes"), _with(state, who, place, buffer[1:], flushed), None
+            yield _line(who, "flushes"), self._with(
+                state, who, place, buffer[1:], flushed, found
+            ), None
         if self._deaths:
             left = memory
             for store in buffer:
                 left = stored(left, who, store)
-            # Its flag counts no more, and its flock is gone.
+            # Its flag is a dead one's, and its flock is gone.
+            left = left._replace(
+                dead=left.dead or left.flags[who], flock=None if left.flock == who else left.flock
+            )
+            gone = left.flags[who]
             left = stored(left, who, ("flag", False))
-            left = left._replace(flock=None if left.flock == who else left.flock)
-            yield _line(who, "dies"), _with(state, who, 0, (), left), None
+            yield _line(who, "dies"), self._with(state, who, 0, (), left, 0, gone), None
         pause = self._graph.pauses[place]
         seen = memory
         for store in buffer:
             seen = stored(seen, who, store)
         for event, after in self._graph.edges[place].items():
-            if pause.step in self._waits_for(event.answer) and buffer:
+            if buffer and self._waits(pause, event.answer):
                 continue
-            found = self._taken(pause, event.answer, memory, seen, who)
-            if found is None:
+            taken = self._taken(pause, event.answer, memory, seen, who, found)
+            if taken is None:
                 continue
-            result, store, problem = found
-            new = _with(state, who, after, buffer + store, result)
-            inside = [self._graph.pauses[place].step in INSIDE for place, _ in new[1:]]
+            result, store, problem = taken
+            gone = pause.step == "lane.give()" and memory.flags[who]
+            new = self._with(state, who, after, buffer + store, result, 0, gone)
+            inside = [self._graph.pauses[place].step in INSIDE for place, _, _ in new[1:]]
             problem = "two inside" if sum(inside) > 1 else problem
             yield _line(who, describe(pause, event)), new, problem
 
-    def _waits_for(self, answer):
-        return self._fences + [step for step in ATOMIC if answer or step != ATOMIC[0]]
+    def _waits(self, pause, answer):
+        if pause.step == "fence":
+            return pause.where[-1] in self._fences
+        return pause.step in ATOMIC and (answer or pause.step != ATOMIC[0])
 
-    def _taken(self, pause, answer, memory, seen, who):
+    def _taken(self, pause, answer, memory, seen, who, found):
         """(memory, what goes into the buffer, problem) of a step; None if it cannot be."""
         step = pause.step
         own = FLOCK * (memory.flock == who) + FLAG * seen.flags[who]
-        door = seen.door if seen.door in (0, "SLOW") else "lane"
-        shared = NEW._replace(count=memory.count, busy=seen.busy, torn=seen.torn, door=door)
+        shared = _shared(seen)
         problem = problem_of(pause, shared, own, 1)
         if step in STORES:
             return memory, (STORES[step],), problem
-        if step == "words[DOOR]":
-            found = {0: 0, "SLOW": "SLOW", LANES[who]: "mine"}.get(seen.door, "other")
-            return (memory, (), problem) if answer == found else None
-        if step == "words[LATEST]":
-            found = "mine" if seen.latest == LANES[who] else "other"
-            return (memory, (), problem) if answer == found else None
-        if step == "flags":
+        if step in LOOKS:
             up = any(flag for other, flag in enumerate(memory.flags) if other != who)
-            return (memory, (), problem) if answer == up else None
+            been_down = found >> 3 | 1 << who == (1 << len(memory.flags)) - 1
+            possible = may_find(answer, step, shared, up, been_down, found & 7)
+            return (memory, (), problem) if possible else None
         result = take(step, answer, shared, own, memory.flock in (None, who))
         if result is None:
             return None
-        after = memory._replace(count=result[0].count)
+        after = memory._replace(count=result[0].count, dead=memory.dead or result[0].dead)
         if result[1] & FLOCK != own & FLOCK:
             after = after._replace(flock=who if result[1] & FLOCK else None)
         if result[1] & FLAG != own & FLAG:
             after = stored(after, who, ("flag", bool(result[1] & FLAG)))
         return after, (), problem
+
+    def _with(self, state, who, place, buffer, memory, found, gone=False):
+        """The state in which one process is there; who looks, looks on.
+
+        :param gone: whether its flag stays up, and counts as a dead one's.
+        """
+        each = list(state[1:])
+        each[who] = place, buffer, found
+        for number, (at, stores, bits) in enumerate(each):
+            if self._looking[at]:
+                seen = memory
+                for store in stores:
+                    seen = stored(seen, number, store)
+                # As ``lock_explorer`` has it.
+                kept = bits & ~4 if gone and not bits & 8 << who else bits
+                down = sum((not flag) * (8 << other) for other, flag in enumerate(memory.flags))
+                each[number] = at, stores, kept | absent(_shared(seen)) | down
+        return (memory,) + tuple(each)
+
+
+def _shared(memory):
+    return NEW._replace(
+        count=memory.count,
+        busy=memory.busy,
+        torn=memory.torn,
+        slow=memory.slow,
+        dead=memory.dead,
+    )
 
 
 def stored(memory, who, store):
@@ -136,11 +165,7 @@ def stored(memory, who, store):
     if word == "flag":
         flags = memory.flags[:who] + (value,) + memory.flags[who + 1 :]
         return memory._replace(flags=flags)
-    return memory._replace(**{word: LANES[who] if value == "mine" else value})
-
-
-def _with(state, who, place, buffer, memory):
-    return (memory,) + state[1 : 1 + who] + ((place, buffer),) + state[2 + who :]
+    return memory._replace(**{word: value})
 
 
 def _line(who, text):

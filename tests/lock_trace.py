@@ -30,7 +30,7 @@ from asgi_ipc._shm.lock import SegmentLock
 from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
 
 ERRORS = (Raised, LockTimeout, ReentrantCall, LayerClosed)
-BUSY = 4
+BUSY, SLOW, BOARD = lane_module.BUSY, lane_module.SLOW, lane_module.BOARD
 MINE, ANOTHERS = lane_module.FLAGS, lane_module.FLAGS + 1
 
 
@@ -69,6 +69,7 @@ class World(object):
         self._stopped = False
         self._handler = None
         self._bytecodes = 0
+        self._lives = False
 
     def fake(self):
         """Have what lock.py calls take steps of this world."""
@@ -79,10 +80,10 @@ class World(object):
         inside_module.holder_of = lambda *_: (77, True)
         lane_module.take = lambda descriptor: MINE * self.step("lane.take()")
         lane_module.give = lambda descriptor: self.step("lane.give()")
-        lane_module.opens = lambda words: self.step("lane.opens()")
-        lane_module.raised = lambda memory: [ANOTHERS] * self.step("flags")
-        lane_module.lives = lambda descriptor, number: True
-        lane_module.Fence = functools.partial(Fence, self)
+        lane_module.clears = lambda memory: self.step("lane.clears()")
+        lane_module.raised = self._raised
+        lane_module.lives = lambda descriptor, number: self._lives
+        lane_module.fence = functools.partial(Fence, self)
 
     def _flock(self, descriptor, operation):
         assert descriptor == self.lock._holders.mine.descriptor
@@ -90,6 +91,11 @@ class World(object):
             self.step("flock(UNLOCK)")
         elif not self.step("flock(TRY)"):
             raise OSError(errno.EAGAIN, "held")
+
+    def _raised(self, _):
+        flags = self.step("flags")
+        self._lives = flags == "alive"
+        return [] if flags == "none" else [ANOTHERS], []
 
     def new_lock(self):
         return SegmentLock(Semaphore(self), open_description, 10.0, "/p-messages")
@@ -158,7 +164,7 @@ class World(object):
         if self.lock is not None:
             holder = self.lock._holders.mine
             rest = [holder.inside, holder.slow, holder.token, holder.lane, holder.refused is None]
-            rest.extend([self.lock._words is None, self.lock._closed])
+            rest.extend([self.lock._words is None, self.lock._closed, self.lock._inside is None])
         frame = sys._getframe(2)
         while frame.f_code is not replay.__code__:
             variables = frame.f_locals
@@ -227,27 +233,40 @@ class Semaphore(object):
 
 
 class Words(object):
-    """Busy, DOOR, LATEST and a flag; who owns the lane is for a text only."""
+    """BUSY and SLOW; who owns the lane is for a text only."""
 
     def __init__(self, world):
         self._step = world.step
 
     def __getitem__(self, index):
-        if index == BUSY:
-            return 77 if self._step("words[busy]") else 0
-        assert index in (lane_module.DOOR, lane_module.LATEST)
-        return NUMBERS[self._step("words[{0}]".format(NAMES[index]))]
+        assert index == BUSY
+        return 77 if self._step("words[BUSY]") else 0
 
     def __setitem__(self, index, value):
         if index == BUSY:
-            self._step("words[busy] = {0}".format("pid" if value else "0"))
-        elif index != MINE + lane_module.LANES:
-            self._step("words[{0}] = {1}".format(NAMES[index], VALUES[value]))
+            self._step("words[BUSY] = {0}".format("pid" if value else "0"))
+        elif index == SLOW:
+            self._step("words[SLOW] = {0}".format(value))
+        else:
+            assert index == lane_module.owner_place(MINE)
 
 
-NAMES = {lane_module.DOOR: "DOOR", lane_module.LATEST: "LATEST", MINE: "mine"}
-VALUES = {0: "0", MINE: "mine", lane_module.SLOW: "SLOW"}
-NUMBERS = {0: 0, "mine": MINE, "SLOW": lane_module.SLOW, "other": ANOTHERS}
+class Memory(object):
+    """The board, and the flags on it."""
+
+    def __init__(self, world):
+        self._step = world.step
+
+    def __getitem__(self, index):
+        assert index is BOARD
+        alone = self._step("memory[BOARD]")
+        return lane_module.alone(MINE if alone else ANOTHERS)
+
+    def __setitem__(self, lane, flag):
+        whose = "mine" if lane == MINE else "other"
+        assert flag in (lane_module.DOWN, lane_module.flag_of(lane))
+        up_or_down = "DOWN" if flag == lane_module.DOWN else "up"
+        self._step("memory[{0}] = {1}".format(whose, up_or_down))
 
 
 class Patience(object):
@@ -264,8 +283,8 @@ class Patience(object):
 
 class Fence(object):
     def __init__(self, world):
-        self.first = lambda blocking: world.step("fence.first()")
-        self.second = lambda: world.step("fence.second()")
+        self.act = lambda: world.step("fence")
+        self.other = self
 
 
 @contextlib.contextmanager
@@ -274,7 +293,7 @@ def capabilities(count=True):
     replaced = [
         (lock_module, ["_flock", "_Patience", "COUNT_SUPPORTED"]),
         (inside_module, ["flock_owner", "holder_of"]),
-        (lane_module, ["take", "give", "opens", "raised", "lives", "Fence"]),
+        (lane_module, ["take", "give", "clears", "raised", "lives", "fence"]),
     ]
     before = [(where, name, getattr(where, name)) for where, names in replaced for name in names]
     lock_module.COUNT_SUPPORTED = count
@@ -321,8 +340,8 @@ def attach(world):
     lock = world.lock = world.new_lock()
     try:
         lock.acquire()
-        lock.guard(Words(world), b"", BUSY)
-        lock.abandon()
+        lock.release()
+        lock.guard(Words(world), Memory(world))
     except BaseException:
         try:
             lock.close()
@@ -334,9 +353,7 @@ def attach(world):
 def detach(world):
     lock = world.lock
     try:
-        if not lock.acquire():
-            lock._words[BUSY] = 0
-        lock.close()
+        lock.close(unfinished=lock.acquire())
     except LayerClosed:
         lock.abandon()
     except BaseException:

@@ -40,54 +40,52 @@ class UnlocksFirst(Lock):
 
     def _leave_slowly(self, holder):
         yield "flock(UNLOCK)"
-        yield "words[DOOR] = 0"
+        yield "words[BUSY] = 0"
+        yield "words[SLOW] = 0"
         yield from self._post(holder)
         holder.slow = False
 
 
-class ClearsLast(Lock):
-    def release(self):
-        if self.holder.slow:
-            yield from self._leave_slowly(self.holder)
-        else:
-            yield "words[DOOR] = 0"
-            yield "words[mine] = 0"
-        if self.guarded:
-            yield "words[busy] = 0"
-        self.holder.inside = False
-
-
 class PostsLast(Lock):
     def _leave_slowly(self, holder):
-        yield "words[DOOR] = 0"
+        yield "words[BUSY] = 0"
+        yield "words[SLOW] = 0"
         yield "flock(UNLOCK)"
         yield from self._post(holder)
         holder.slow = False
 
 
 class NeverClears(Lock):
-    def release(self):
-        if self.holder.slow:
-            yield from self._leave_slowly(self.holder)
-        else:
-            yield "words[DOOR] = 0"
-            yield "words[mine] = 0"
-        self.holder.inside = False
+    def _leave_slowly(self, holder):
+        yield "words[SLOW] = 0"
+        yield from self._post(holder)
+        yield "flock(UNLOCK)"
+        holder.slow = False
 
 
 class NeverBusy(Lock):
-    """It looks whether another was, but does not say that it is."""
+    """On the slow way it looks whether another was, but does not say that it is."""
 
-    def acquire(self):
-        self.holder.inside = True
-        yield from self._go_slowly(self.holder)
-        return (yield "words[busy]") if self.guarded else False
+    def _go_slowly(self, holder):
+        holder.token = yield from self._take_token()
+        if not (holder.token and (yield from self._try_flock())):
+            yield from self._wait(holder)
+        holder.slow = True
+        self._inside = holder
+        if not self.guarded:
+            return False
+        dead = yield from self._shut_out(holder)
+        found = yield "words[BUSY]"
+        if dead:
+            yield "memory[other] = DOWN"
+        return found or dead
 
 
 class ClearsWhenAbandoning(Lock):
     def _let_go(self, holder):
         if self.guarded and (yield from self._try_flock()):
-            yield "words[busy] = 0"
+            yield "words[BUSY] = 0"
+        self._inside = None
         yield from Lock._let_go(self, holder)
 
 
@@ -108,102 +106,120 @@ class WaitsForATokenOnly(Lock):
 
 
 class NoFlag(Lock):
-    """The flag goes up when it is inside, not before it looks at the door."""
+    """The flag goes up when it is inside, not before it looks at the board."""
 
     def acquire(self):
-        self.holder.inside = True
-        if not self.guarded or not self.holder.lane or (yield "words[DOOR]"):
-            yield from self._go_slowly(self.holder)
-        else:
-            yield "words[DOOR] = mine"
-            yield "words[mine] = mine"
-        found = False
-        if self.guarded:
-            found = yield "words[busy]"
-            yield "words[busy] = pid"
-        return found
+        holder = self.holder
+        holder.inside = True
+        if self.guarded and holder.lane and (yield "memory[BOARD]"):
+            yield "memory[mine] = up"
+            self._inside = holder
+            return False
+        return (yield from self._go_slowly(holder))
 
 
-class NobodyIsLatest(Lock):
-    """Whoever finds the door open shuts it, and is in."""
+class NoLook(Lock):
+    """Whoever has raised its flag is in."""
 
     def acquire(self):
-        self.holder.inside = True
-        if not self.guarded or not self.holder.lane:
-            yield from self._go_slowly(self.holder)
-        else:
-            yield "words[mine] = mine"
-            if (yield "words[DOOR]"):
-                yield "words[mine] = 0"
-                yield from self._go_slowly(self.holder)
-            else:
-                yield "words[DOOR] = mine"
-        found = False
-        if self.guarded:
-            found = yield "words[busy]"
-            yield "words[busy] = pid"
-        return found
+        holder = self.holder
+        holder.inside = True
+        if self.guarded and holder.lane:
+            yield "memory[mine] = up"
+            self._inside = holder
+            return False
+        return (yield from self._go_slowly(holder))
 
 
 class LooksAtNoFlags(Lock):
-    """On the slow way the door is shut, and that is all."""
+    """On the slow way SLOW is set, and that is all."""
 
     def _shut_out(self, holder):
-        yield "words[LATEST] = SLOW"
-        yield "words[DOOR] = SLOW"
-
-
-class LooksOnce(Lock):
-    """Whether the door is still shut by itself, when all flags are down, is not asked."""
-
-    def _shut_out(self, holder):
-        yield "words[LATEST] = SLOW"
-        yield "words[DOOR] = SLOW"
-        while (yield from self._anyone(holder)):
-            if (yield "patience.over()"):
-                yield from self._give_up(holder)
+        yield "words[SLOW] = 1"
 
 
 class LooksFirst(Lock):
-    """The flags are looked at before the door is shut."""
+    """The flags are looked at before SLOW is set."""
 
     def _shut_out(self, holder):
-        while (yield from self._anyone(holder)):
+        while True:
+            flags = yield "flags"
+            if not self._anyone(holder, flags):
+                break
             if (yield "patience.over()"):
                 yield from self._give_up(holder)
-        yield "words[LATEST] = SLOW"
-        yield "words[DOOR] = SLOW"
+        yield "words[SLOW] = 1"
+        return flags == "dead"
 
 
-class OpensWhenAbandoning(Lock):
-    """The door is opened by one who may not be inside."""
+class MindsNoDead(Lock):
+    """A flag of the dead is put down, and nothing else comes of it."""
+
+    def _go_slowly(self, holder):
+        return (yield from Lock._go_slowly(self, holder)) is True
+
+    def _shut_out(self, holder):
+        if (yield from Lock._shut_out(self, holder)):
+            yield "memory[other] = DOWN"
+
+
+class PutsDownFirst(Lock):
+    """A flag of the dead is put down before the busy word tells of it."""
+
+    def _shut_out(self, holder):
+        dead = yield from Lock._shut_out(self, holder)
+        if dead:
+            yield "memory[other] = DOWN"
+        return dead
+
+
+class PutsItsFlagDown(Lock):
+    """Whoever breaks off inside, by the fast way, leaves nothing on the board."""
 
     def _let_go(self, holder):
-        if self.guarded and holder.lane:
-            yield "words[DOOR] = 0"
+        self._inside = None
         yield from Lock._let_go(self, holder)
 
 
-class FlagDownFirst(Lock):
-    """On the way out, by the fast way, the door is opened when the flag is down already."""
+class SaysSoAndPutsItsFlagDown(Lock):
+    """It sets the busy word before: but who looks at that first, and then at the flag, is in."""
 
-    def release(self):
-        yield "words[busy] = 0"
-        if self.holder.slow:
-            yield from self._leave_slowly(self.holder)
+    def _let_go(self, holder):
+        if self._inside is holder and not holder.slow:
+            yield "words[BUSY] = pid"
+        self._inside = None
+        yield from Lock._let_go(self, holder)
+
+
+class KeepsItsLane(Lock):
+    """Whoever breaks off inside, by the fast way, leaves its flag up, and lives."""
+
+    def _let_go(self, holder):
+        if self._inside is holder and not holder.slow:
+            self._inside = None
+            holder.inside = False
         else:
-            yield "words[mine] = 0"
-            yield "words[DOOR] = 0"
-        self.holder.inside = False
+            yield from Lock._let_go(self, holder)
+
+
+class OpensWhenAbandoning(Lock):
+    """SLOW is taken off by one who may not be inside."""
+
+    def _let_go(self, holder):
+        if self.guarded and holder.lane:
+            yield "words[SLOW] = 0"
+        yield from Lock._let_go(self, holder)
 
 
 class KeepsALane(Lock):
     """A lane that was being taken when a handler raised is kept, and its flag with it."""
 
     def _let_go(self, holder):
+        if holder.lane:
+            yield from Lock._let_go(self, holder)
+            return
         holder.inside = True
-        if holder.lane and self.guarded:
-            yield "words[mine] = 0"
+        self._inside = None
         if (yield from self._try_flock()):
             yield from self._post(holder)
             yield "flock(UNLOCK)"
@@ -223,7 +239,15 @@ class AbandonsOnce(Lock):
             yield from self._let_go(self.holder)
 
 
-class AbandonsWhatAnotherHas(Lock):
+class ReleasesRegardless(Lock):
+    """It does not ask who is inside, as it was."""
+
+    def release(self):
+        self._inside = self.holder
+        yield from Lock.release(self)
+
+
+class AbandonsWhatAnotherHas(ReleasesRegardless):
     """As it was: the abandon of a handler that was refused frees what it interrupted."""
 
     def abandon(self):
@@ -231,19 +255,15 @@ class AbandonsWhatAnotherHas(Lock):
         yield from Lock.abandon(self)
 
 
-class MarksLate(Lock):
+class MarksLate(ReleasesRegardless):
     """As it was: inside is who has the flock, so a handler comes in between the two."""
 
     def acquire(self):
         holder = self.holder
         if holder.inside:
             yield from self._recover_own(holder)
-        yield from self._go_slowly(holder)
+        found = yield from self._go_slowly(holder)
         holder.inside = True
-        if not self.guarded:
-            return False
-        found = yield "words[busy]"
-        yield "words[busy] = pid"
         return found
 
 
@@ -262,7 +282,6 @@ BROKEN = [
     (PostsAlways, 1, (), "more tokens than there were"),
     (PostsWithoutTheFlock, 1, (), "more tokens than there were"),
     (UnlocksFirst, 0, (), "torn data, and no rebuild"),
-    (ClearsLast, 0, (), "torn data, and no rebuild"),
     (PostsLast, 0, (), "more tokens than there were"),
     (NeverClears, 0, (), "busy word left set"),
     (NeverBusy, 0, (), "torn data, and no rebuild"),
@@ -272,11 +291,14 @@ BROKEN = [
     (AbandonsWhatAnotherHas, 0, ("called",), "two inside"),
     (MarksLate, 0, ("late call",), "two inside"),
     (NoFlag, 0, (), "two inside"),
-    (NobodyIsLatest, 0, (), "two inside"),
+    (NoLook, 0, (), "two inside"),
     (LooksAtNoFlags, 0, (), "two inside"),
-    (LooksOnce, 0, (), "two inside"),
     (LooksFirst, 0, (), "two inside"),
-    (FlagDownFirst, 0, (), "two inside"),
+    (MindsNoDead, 0, (), "torn data, and no rebuild"),
+    (PutsDownFirst, 0, (), "torn data, and no rebuild"),
+    (PutsItsFlagDown, 1, (), "torn data, and no rebuild"),
+    (SaysSoAndPutsItsFlagDown, 1, (), "torn data, and no rebuild"),
+    (KeepsItsLane, 1, (), "at rest with the flag up"),
     (OpensWhenAbandoning, 1, (), "two inside"),
     (KeepsALane, 1, (), "at rest with the flag up"),
     (PostsWhatItTook, 1, (), "more tokens than there were"),

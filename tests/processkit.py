@@ -2,7 +2,6 @@
 import fcntl
 import os
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -70,15 +69,15 @@ def left_behind(prefix):
 def is_locked(prefix, kind):
     """Whether somebody keeps out those who come the fast way.
 
-    That is, whether DOOR is shut, and somebody has the flock, or lives and has its flag up. Asked
-    of the kernel, not of the lock.
+    That is, whether somebody has the flock, or lives and has its flag up. Asked of the kernel, not
+    of the lock.
     """
     descriptor = os.open(os.path.join(runtime_folder(), prefix + "-" + kind), os.O_RDWR)
     try:
         page = os.read(descriptor, PAGE)
-        if not struct.unpack_from("=Q", page, lane.DOOR * 8)[0]:
+        if page[lane.BOARD] == lane.EMPTY:
             return False
-        if any(lane.lives(descriptor, number) for number in lane.raised(page)):
+        if any(lane.lives(descriptor, number) for number in lane.raised(page)[0]):
             return True
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (IOError, OSError):

@@ -17,7 +17,7 @@ import posix_ipc
 from stepkit import die_at, footprints_of, timed
 from storekit import FakeClock
 
-from asgi_ipc._shm import segment
+from asgi_ipc._shm import inside, segment
 from asgi_ipc.layout import TAIL
 
 SMALL, ROOMY = 64 * 1024, 512 * 1024
@@ -256,8 +256,9 @@ class Stage(object):
 
     def inside(self, pid=None):
         """Whether anybody, or a certain one, is inside the first segment, dead or alive."""
-        busy = self.word(segment.BUSY)
-        return busy != 0 if pid is None else busy == pid
+        _, memory = self._memory[self.segments()[0]]
+        found = inside.written_down(memory)
+        return found != 0 if pid is None else found == pid
 
     def word(self, index):
         """A word of the first segment."""

@@ -19,7 +19,8 @@ from storekit import LONG, Child, FakeClock, in_child
 import asgi_ipc
 from asgi_ipc import core
 from asgi_ipc._shm import segment
-from asgi_ipc._shm.segment import BUSY, KEY, KIND, LAYOUT, MAGIC, PAGE, SEAL, SIZE
+from asgi_ipc._shm.lane import BUSY
+from asgi_ipc._shm.segment import KEY, KIND, LAYOUT, MAGIC, PAGE, SEAL, SIZE
 from asgi_ipc.errors import ChannelFull, GroupsFull, SegmentError
 from asgi_ipc.groups import GroupStore
 from asgi_ipc.messages import MessageStore
@@ -116,7 +117,7 @@ def test_sizes_that_no_segment_has(prefix, open_layer, kind, size):
     [
         (MAGIC, 1, "not asgi_ipc's"),
         (LAYOUT, 1, "layout 1 of kind"),
-        (LAYOUT, 4, "layout 4 of kind"),
+        (LAYOUT, 5, "layout 5 of kind"),
         (KIND, 7, "kind 7"),
         (SIZE, 2 * BYTES, "header is damaged"),
         (KEY, 5, "header is damaged"),

@@ -11,7 +11,7 @@ import warnings
 import pytest
 
 from asgi_ipc import errors, group_cells
-from asgi_ipc._shm import segment, slots
+from asgi_ipc._shm import lane, segment, slots
 from asgi_ipc.groups import MINIMUM_SIZE, GroupStore
 
 DEFAULT_SIZE = 20 * 1024 * 1024
@@ -280,7 +280,7 @@ def test_snapshot_is_not_current_in_the_next_segment(make, prefix):
 def test_rebuild_ends_snapshots(store):
     store.add(u"g", u"a", FAR)
     taken = store.snapshot(u"g")
-    store._inside.words[segment.BUSY] = 1
+    store._inside.words[lane.BUSY] = 1
     assert store.members(u"g") == [u"a"]
     assert not store.current(taken)
 
@@ -522,7 +522,7 @@ class Model(object):
 
     def rebuild(self, store, group, channel, number):
         if number % 4 == 0:
-            store._inside.words[segment.BUSY] = 1
+            store._inside.words[lane.BUSY] = 1
 
     def advance(self, store, group, channel, number):
         self.clock.time += number
@@ -600,7 +600,7 @@ def furnish(store):
 
 
 def force_rebuild(store):
-    store._inside.words[segment.BUSY] = 1
+    store._inside.words[lane.BUSY] = 1
     store.statistics()
 
 

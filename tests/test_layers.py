@@ -27,7 +27,7 @@ from processkit import (
 from storekit import Child, in_child
 
 from asgi_ipc._shm import clock, doorbell
-from asgi_ipc._shm.segment import BUSY
+from asgi_ipc._shm.lane import BOARD, EMPTY
 from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
 
 pytestmark = [
@@ -142,7 +142,7 @@ def test_a_handler_that_calls_another_layer_is_told(make_layer):
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        inside = when(lambda: layer._stores.messages._words[BUSY], interrupt)
+        inside = when(lambda: layer._stores.messages._map[BOARD] != EMPTY, interrupt)
         traced(inside, layer.send, u"c", {"n": 1})
     finally:
         signal.signal(signal.SIGUSR1, before)

@@ -56,7 +56,7 @@ def values(store, first, count):
 def test_a_new_segment(known_store):
     words = known_store._words
     assert known_store._segment.map[:8] == b"ASGI_IPC"
-    assert values(known_store, 1, 3) == [3, 1, SIZE]
+    assert values(known_store, 1, 3) == [4, 1, SIZE]
     geometry = Geometry(SIZE)
     assert (geometry.first_bucket, geometry.buckets) == (HEADER_WORDS, 64)
     # Where they begin, and how many there is room for.

@@ -14,10 +14,11 @@ from processkit import Turns
 from stepkit import settrace
 from storekit import Child, in_child
 
-from asgi_ipc._shm import clock, lane
+from asgi_ipc._shm import clock, inside, lane
 from asgi_ipc._shm import lock as lock_module
+from asgi_ipc._shm.lane import BOARD, BUSY, DOWN, EMPTY, SLOW
 from asgi_ipc._shm.lock import SegmentLock
-from asgi_ipc._shm.segment import BUSY, FIRST_FREE_WORD, PAGE, Segment
+from asgi_ipc._shm.segment import FIRST_FREE_WORD, PAGE, Segment
 from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
 
 A_SECOND = 1.0
@@ -109,10 +110,11 @@ def child_inside(segment):
 
 
 def test_in_and_out(segment):
+    """The first time by the slow way."""
     assert segment.lock.acquire() is False
     assert segment.words[BUSY] == os.getpid()
     segment.lock.release()
-    assert segment.words[BUSY] == 0
+    assert segment.map[BOARD] == EMPTY
     assert use(segment.lock) is False
     assert segment.lock.recoveries == 0
 
@@ -324,7 +326,7 @@ def test_a_handler_that_was_refused_frees_nothing(segment):
             other = Child(use, segment.lock)
             time.sleep(0.1)
             segment.words[COUNTER] = 1
-            assert segment.words[BUSY] == os.getpid()
+            assert inside.written_down(segment.map) == os.getpid()
             lock.release()
         except BaseException:
             lock.abandon()
@@ -336,7 +338,7 @@ def test_a_handler_that_was_refused_frees_nothing(segment):
         other = interrupted(segment.lock)
     finally:
         signal.signal(signal.SIGUSR1, before)
-    # It came in after the release: it would have found the busy word set else.
+    # It came in after the release: it would have been told to rebuild else.
     assert other.result() is False
     assert value(segment) == 1
 
@@ -398,7 +400,7 @@ def test_abandon_does_not_free_what_another_thread_holds(segment):
     probe = Child(use, segment.lock)
     time.sleep(0.1)
     segment.words[COUNTER] = 1
-    assert segment.words[BUSY] == os.getpid()
+    assert inside.written_down(segment.map) == os.getpid()
     segment.lock.release()
     assert probe.result() is False
 
@@ -605,16 +607,14 @@ def test_the_fast_way_makes_no_system_call(segment, monkeypatch):
     monkeypatch.setattr(SegmentLock, "_take_token", called)
     for _ in range(3):
         assert segment.lock.acquire() is False
-        assert segment.words[lane.DOOR] == mine(segment.lock).lane
-        assert segment.words[BUSY] == os.getpid()
+        assert segment.map[BOARD] == lane.alone(mine(segment.lock).lane)
         segment.lock.release()
-        assert segment.words[lane.DOOR] == segment.words[BUSY] == 0
-        assert not lane.raised(segment.map)
+        assert segment.map[BOARD] == EMPTY
 
 
 @fast_way
 def test_who_waits_on_the_slow_way_is_next(segment, attach):
-    """Whoever is inside leaves the door shut to it, and takes the slow way behind it."""
+    """Whoever wants in by the fast way meanwhile finds SLOW, and comes after it."""
     use(segment.lock)
     other = attach()
     segment.lock.acquire()
@@ -628,7 +628,7 @@ def test_who_waits_on_the_slow_way_is_next(segment, attach):
 
     thread = threading.Thread(target=enter)
     thread.start()
-    while segment.words[lane.DOOR] != lane.SLOW:
+    while not segment.words[SLOW]:
         time.sleep(0.001)
     segment.lock.release()
     segment.lock.acquire()
@@ -636,7 +636,7 @@ def test_who_waits_on_the_slow_way_is_next(segment, attach):
     segment.lock.release()
     thread.join()
     assert order == ["slow", "fast"]
-    assert segment.words[lane.DOOR] == 0
+    assert segment.map[BOARD] == EMPTY
 
 
 def awake(monkeypatch, then=()):
@@ -651,8 +651,8 @@ def called(*arguments):
 
 
 @fast_way
-def test_who_finds_the_door_shut_watches_it(segment, attach, monkeypatch):
-    """And goes in by the fast way as soon as it opens."""
+def test_who_finds_another_inside_watches_the_board(segment, attach, monkeypatch):
+    """And goes in by the fast way as soon as it is empty."""
     other = attach()
     use(segment.lock)
     use(other.lock)
@@ -661,27 +661,59 @@ def test_who_finds_the_door_shut_watches_it(segment, attach, monkeypatch):
     monkeypatch.setattr(SegmentLock, "_go_slowly", called)
     assert segment.lock.acquire() is False
     assert turns.count == 3
-    assert segment.words[lane.DOOR] == mine(segment.lock).lane
-    assert lane.raised(segment.map) == [mine(segment.lock).lane]
+    assert segment.map[BOARD] == lane.alone(mine(segment.lock).lane)
     segment.lock.release()
 
 
 @fast_way
-def test_a_door_that_stays_shut_is_not_watched_for_long(segment, monkeypatch):
+def test_two_that_raise_their_flags_at_once_put_them_down_again(segment, attach, monkeypatch):
+    """Each finds the other's, so neither is in; they try anew."""
+    other = attach()
     use(segment.lock)
-    segment.words[lane.DOOR] = lane.FLAGS + 9
+    use(other.lock)
+    number = mine(other.lock).lane
+    looks = []
+
+    class Meeting(object):
+        """The segment's memory, in which the other has raised its flag as well, for once."""
+
+        def __getitem__(self, where):
+            if where is BOARD and not looks:
+                looks.append(segment.map[where])
+                segment.map[number] = lane.flag_of(number)
+                found = segment.map[where]
+                segment.map[number] = DOWN
+                return found
+            return segment.map[where]
+
+        def __setitem__(self, where, what):
+            segment.map[where] = what
+
+    awake(monkeypatch)
+    monkeypatch.setattr(segment.lock, "_memory", Meeting())
+    monkeypatch.setattr(SegmentLock, "_go_slowly", called)
+    assert segment.lock.acquire() is False
+    assert looks == [lane.alone(mine(segment.lock).lane)]
+    segment.lock.release()
+    assert segment.map[BOARD] == EMPTY
+
+
+@fast_way
+def test_a_board_that_does_not_clear_is_not_watched_for_long(segment, monkeypatch):
+    use(segment.lock)
+    segment.words[SLOW] = 1
     turns = awake(monkeypatch)
     assert segment.lock.acquire() is False
     assert turns.count == lane.TURNS
     assert mine(segment.lock).slow
     segment.lock.release()
-    assert segment.words[lane.DOOR] == 0
+    assert segment.map[BOARD] == EMPTY
 
 
 @fast_way
 def test_where_python_cannot_give_way_nothing_is_watched(segment, monkeypatch):
     use(segment.lock)
-    segment.words[lane.DOOR] = lane.FLAGS + 9
+    segment.words[SLOW] = 1
     monkeypatch.setattr(clock, "give_way", None)
     assert segment.lock.acquire() is False
     assert mine(segment.lock).slow
@@ -689,7 +721,7 @@ def test_where_python_cannot_give_way_nothing_is_watched(segment, monkeypatch):
 
 
 @fast_way
-def test_closed_while_it_watches_the_door(attach, monkeypatch):
+def test_closed_while_it_watches_the_board(attach, monkeypatch):
     other, closed = attach(), attach()
     use(closed.lock)
     other.lock.acquire()
@@ -705,6 +737,18 @@ def test_closed_while_it_watches_the_door(attach, monkeypatch):
         use(closed.lock)
 
 
+@fast_way
+def test_who_comes_in_when_it_was_closed_goes_again(segment, attach):
+    """Closed, but its words not gone yet: another thread's flag may be the only one just then."""
+    use(segment.lock)
+    segment.lock._closed = True
+    with pytest.raises(LayerClosed):
+        use(segment.lock)
+    assert segment.map[BOARD] == EMPTY
+    segment.lock._closed = False
+    assert use(attach().lock) is False
+
+
 def test_who_comes_slowly_looks_before_it_naps(segment, attach, capabilities, monkeypatch):
     """Who is inside leaves within microseconds mostly, and a nap is hundreds."""
     other = attach()
@@ -716,23 +760,75 @@ def test_who_comes_slowly_looks_before_it_naps(segment, attach, capabilities, mo
 
 @fast_way
 @pytest.mark.parametrize("flag", [True, False], ids=["its flag up", "its flag down"])
-@pytest.mark.parametrize("word", ["DOOR", "LATEST"])
-def test_what_the_dead_have_left_in_the_words_keeps_nobody_out(segment, attach, word, flag):
+def test_a_flag_of_the_dead_keeps_nobody_out_and_tells_of_it(segment, attach, flag):
     use(segment.lock)
 
     def die_with_a_lane():
         use(segment.lock)
         number = mine(segment.lock).lane
-        segment.words[getattr(lane, word)] = number
-        segment.words[number] = number * flag
+        if flag:
+            segment.map[number] = lane.flag_of(number)
         os.kill(os.getpid(), signal.SIGKILL)
 
     Child(die_with_a_lane).wait()
-    assert bool(lane.raised(segment.map)) == flag
+    assert bool(lane.raised(segment.map)[0]) == flag
     other = attach(lock_timeout=0.2)
-    for lock in (other.lock, segment.lock, other.lock):
-        assert use(lock) is False
-    assert segment.words[lane.DOOR] == 0
+    assert [use(lock) for lock in (other.lock, segment.lock, other.lock)] == [flag, False, False]
+    assert segment.map[BOARD] == EMPTY
+
+
+@fast_way
+def test_who_breaks_off_inside_leaves_its_flag_up_as_if_it_had_died(segment, attach):
+    """In one step: what another one reads of the board, it never looks as if it had left."""
+    use(segment.lock)
+    number = mine(segment.lock).lane
+    segment.lock.acquire()
+    segment.lock.abandon()
+    assert lane.raised(segment.map)[0] == [number]
+    other = attach(lock_timeout=0.2)
+    assert not lane.lives(other._descriptor, number)
+    assert use(other.lock) is True
+    # It gets another lane, or the same one.
+    assert use(segment.lock) is False
+    assert mine(segment.lock).lane
+    assert segment.map[BOARD] == EMPTY
+
+
+@fast_way
+def test_who_breaks_off_outside_leaves_nothing(segment, attach):
+    use(segment.lock)
+    number = mine(segment.lock).lane
+    segment.map[number] = lane.flag_of(number)
+    segment.lock.abandon()
+    assert segment.map[BOARD] == EMPTY
+    assert mine(segment.lock).lane == number
+    assert use(attach().lock) is False
+
+
+@fast_way
+def test_what_broke_off_is_known_when_who_finds_it_dies_as_well(segment, attach, monkeypatch):
+    """The flags of the dead are put down when the busy word tells of them already."""
+    other = attach()
+    use(segment.lock)
+    segment.lock.acquire()
+    segment.lock.abandon()
+
+    class Dies(object):
+        def __getitem__(self, where):
+            return segment.map[where]
+
+        def __setitem__(self, where, what):
+            segment.map[where] = what
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def die():
+        other.lock._memory = Dies()
+        use(other.lock)
+
+    Child(die).wait()
+    assert lane.raised(segment.map) == ([], [])
+    assert use(segment.lock) is True
+    assert use(segment.lock) is False
 
 
 @fast_way
@@ -740,22 +836,29 @@ def test_a_lane_of_the_dead_is_taken_over_with_its_flag_down(segment, attach, mo
     """Else everybody would wait for one that lives, and wants nothing."""
     monkeypatch.setattr(lane, "_first", lambda _: 0)
     other = attach(lock_timeout=0.2)
-    segment.words[lane.FLAGS] = lane.FLAGS
+    monkeypatch.setattr(SegmentLock, "_shut_out", lambda *_: [])
+    segment.map[lane.FLAGS] = lane.flag_of(lane.FLAGS)
     use(segment.lock)
     assert mine(segment.lock).lane == lane.FLAGS
+    monkeypatch.undo()
+    monkeypatch.setattr(lane, "_first", lambda _: 0)
     assert use(other.lock) is False
     assert mine(other.lock).lane == lane.FLAGS + 1
 
 
 @fast_way
-def test_what_something_else_wrote_into_the_flags_is_none(segment, attach):
-    """Of a lane that is in use, and of one that is not."""
+def test_what_something_else_wrote_onto_the_board_is_put_away(segment, attach):
+    """On the place of a lane that is in use, of one that is not, into SLOW and BUSY."""
     use(segment.lock)
-    segment.words[mine(segment.lock).lane] = 7
-    segment.words[lane.FLAGS + 9] = 1 << 63
     other = attach(lock_timeout=0.2)
-    assert use(other.lock) is False
-    assert use(segment.lock) is False
+    use(other.lock)
+    own = mine(segment.lock).lane
+    wrong = lane.flag_of(own + 1)
+    for where, told in ((own, True), (lane.FLAGS + 9, True), (SLOW * 8, False), (BUSY * 8, True)):
+        segment.map[where] = wrong
+        assert use(other.lock) is told
+        assert segment.map[BOARD] == EMPTY
+        assert use(segment.lock) is False
 
 
 @fast_way
@@ -763,11 +866,11 @@ def test_who_lives_with_its_flag_up_is_waited_for(segment, attach):
     other = attach(lock_timeout=0.1)
     use(segment.lock)
     number = mine(segment.lock).lane
-    segment.words[number] = number
+    segment.map[number] = lane.flag_of(number)
     with pytest.raises(LockTimeout) as error:
         use(other.lock)
     assert "process {0}.".format(os.getpid()) in str(error.value)
-    segment.words[number] = 0
+    segment.map[number] = DOWN
     assert use(other.lock) is False
 
 
@@ -803,13 +906,21 @@ def test_a_fence_that_was_interrupted_is_made_anew(segment):
     """Else it would do nothing the next time: an atomic instruction comes with a change alone."""
     use(segment.lock)
     fence = mine(segment.lock).fence
-    assert fence.first(False)
+    assert acts(fence)
+    assert not acts(fence)
     segment.lock.abandon()
     fence = mine(segment.lock).fence
-    assert fence.first(False)
-    fence.second()
-    assert fence.first(False)
-    fence.second()
+    for _ in range(4):
+        assert acts(fence)
+        fence = fence.other
+
+
+def acts(fence):
+    """Whether this use of a fence changes anything."""
+    try:
+        return fence.act() is not False
+    except threading.ThreadError:
+        return False
 
 
 @fast_way
@@ -818,7 +929,7 @@ def test_a_thread_that_ends_gives_its_lane_back(segment):
         use(segment.lock)
         lanes.append(mine(segment.lock).lane)
         # Left up, it would be minded as long as the lane is somebody's.
-        segment.words[lanes[-1]] = lanes[-1]
+        segment.map[lanes[-1]] = lane.flag_of(lanes[-1])
 
     lanes = []
     thread = threading.Thread(target=enter)
@@ -855,7 +966,7 @@ def test_a_child_does_not_keep_alive_who_was_inside_by_the_fast_way(segment, att
         segment.lock.acquire()
 
     with outlived_by_a_child(enter):
-        assert lane.raised(segment.map)
+        assert lane.raised(segment.map)[0]
         assert use(attach(lock_timeout=2).lock) is True
 
 

@@ -23,7 +23,7 @@ from lock_variants import BROKEN, SYSTEMS, KeepsItsToken, NoCount
 
 from asgi_ipc._shm import lock as lock_module
 from asgi_ipc._shm.holders import Holder
-from asgi_ipc._shm.lane import DOOR
+from asgi_ipc._shm.lane import BUSY, SLOW
 from asgi_ipc._shm.lock import SegmentLock
 
 STILL_HELD = ["at rest with the flock", "at rest with the flag up"]
@@ -78,7 +78,8 @@ def test_other_steps_are_noticed(monkeypatch):
 
     def posts_last(self, holder):
         if self._words is not None:
-            self._words[DOOR] = 0
+            self._words[BUSY] = 0
+            self._words[SLOW] = 0
         lock_module._flock(holder.descriptor, lock_module._UNLOCK)
         self._post(holder)
         holder.slow = False
@@ -86,7 +87,8 @@ def test_other_steps_are_noticed(monkeypatch):
     def unlocks_first(self, holder):
         lock_module._flock(holder.descriptor, lock_module._UNLOCK)
         if self._words is not None:
-            self._words[DOOR] = 0
+            self._words[BUSY] = 0
+            self._words[SLOW] = 0
         self._post(holder)
         holder.slow = False
 
@@ -116,15 +118,17 @@ THE_CODES = {
     "patience.over()": "patience.over()",
     "lane.take(self.descriptor)": "lane.take()",
     "lane.give(holder.descriptor)": "lane.give()",
-    "lane.opens(words)": "lane.opens()",
+    "lane.clears(memory)": "lane.clears()",
     "lane.raised(self._memory)": "flags",
+    "fence.act()": "fence",
 }
 """The steps, as ``lock.py`` and ``holders.py`` write them."""
 
 ITS_OWN = {
     "forks.check()", "clock.now()", "patience.nap()", "_Patience(self.lock_timeout)",
-    "lane.Fence()", "any((lane.lives(holder.descriptor, other) for other in raised))",
-    "lane.lives(holder.descriptor, other)", "lane.owner_word(self.pid)", "sys._getframe(1)",
+    "lane.fence()", "any((lane.lives(holder.descriptor, other) for other in flags))",
+    "lane.lives(holder.descriptor, other)", "lane.owner_word(self.pid)",
+    "lane.owner_place(number)", "lane.flag_of(number)", "lane.alone(number)", "sys._getframe(1)",
     "sys._getframe(2)",
     "frame.f_locals.get('lock')", "len(self._descriptors)", "self._semaphore.close()",
     "self._holders.mine.close()", "self._who(holder)",
@@ -163,8 +167,6 @@ def step_of_call(node):
     text = ast.unparse(node)
     if text in THE_CODES:
         return THE_CODES[text]
-    if "fence." in text:
-        return "fence.first()" if "first" in text else "fence.second()"
     if isinstance(node, ast.Compare) or text in ITS_OWN or isinstance(node.func, ast.Call):
         return None
     name = ast.unparse(node.func)
@@ -172,24 +174,26 @@ def step_of_call(node):
         return None
     if name == "holder.take_lane":
         return "take_lane"
-    assert name.startswith("self._") or name in ("self.abandon", "self.take_lane"), text
+    public = ("self.abandon", "self.release", "self.take_lane")
+    assert name.startswith("self._") or name in public, text
     return name[len("self.") :]
 
 
 def word_of(node):
-    """Which word of the segment it is, as the model calls it."""
+    """Which place of the segment it is, as the model calls it."""
     array, index = ast.unparse(node.value), ast.unparse(node.slice)
-    if array not in ("words", "self._words") or index == "number + lane.LANES":
+    array = array.replace("self._", "")
+    if array not in ("words", "memory") or index == "lane.owner_place(number)":
         return None
-    index = {"self._busy": "busy", "holder.lane": "mine", "number": "mine"}.get(index, index)
-    return "words[{0}]".format(index)
+    index = {"holder.lane": "mine", "number": "mine"}.get(index, index)
+    return "{0}[{1}]".format(array, index)
 
 
 def step_of_store(node):
     target = node.targets[0]
     text = ast.unparse(target)
     if isinstance(target, ast.Subscript):
-        value = ast.unparse(node.value).replace("holder.pid", "pid")
+        value = ast.unparse(node.value).replace("holder.", "").replace("lane.", "")
         word = word_of(target)
         return word and "{0} = {1}".format(word, value)
     if "holder.refused" in text:
@@ -199,7 +203,7 @@ def step_of_store(node):
     return text if text in KEPT else None
 
 
-KEPT = ("holder.inside", "holder.slow", "holder.token", "holder.lane")
+KEPT = ("holder.inside", "holder.slow", "holder.token", "holder.lane", "self._inside")
 """What a thread remembers of its hold."""
 
 

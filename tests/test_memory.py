@@ -30,7 +30,7 @@ from stepkit import Tripwire, kill_self
 from storekit import Child
 
 from asgi_ipc import IPCChannelLayer, core
-from asgi_ipc._shm import forks
+from asgi_ipc._shm import forks, inside
 from asgi_ipc.errors import ChannelFull, GroupsFull, IPCError, SegmentError
 
 pytestmark = needs_linux
@@ -498,8 +498,7 @@ class Rebuilding(Scene):
         for step in range(200, 20000, 200):
             child = Child(die, step)
             child.close()
-            busy = store._segment.words[4]
-            if busy:
+            if inside.written_down(store._segment.map) == child.pid:
                 return
         raise AssertionError("nobody died inside")
 

@@ -483,7 +483,7 @@ def test_damage_that_comes_back_at_once_is_an_error(store, monkeypatch):
     def fail(*_):
         raise IndexError("no such word")
 
-    monkeypatch.setattr("asgi_ipc.messages._crc32", fail)
+    monkeypatch.setattr("asgi_ipc.messages.crc32", fail)
     with pytest.raises(SegmentError) as error:
         get(store, u"a")
     assert "asgi-ipc rm" in str(error.value)

@@ -10,7 +10,8 @@ from storekit import Child, get, in_child, put
 
 from asgi_ipc import spin
 from asgi_ipc._shm import clock as monotonic
-from asgi_ipc._shm.segment import BUSY
+from asgi_ipc._shm.lane import BOARD, EMPTY, FLAGS
+from asgi_ipc._shm.segment import PAGE
 from asgi_ipc.core import unlink
 from asgi_ipc.errors import LayerClosed
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_yield"), reason="this Python cannot give way, so it never watches"
 )
 
-PLACE = BUSY + 1
+PLACE = 5
 
 
 class TimedTurns(Turns):
@@ -47,6 +48,11 @@ def words():
     return [0] * (PLACE + 3)
 
 
+@pytest.fixture
+def memory():
+    return bytearray(PAGE)
+
+
 def setting(words, place, value=1):
     def act():
         words[place] = value
@@ -57,77 +63,78 @@ def setting(words, place, value=1):
 # -- one watch -----------------------------------------------------------------------------
 
 
-def test_what_comes_is_seen_at_once(turns, words):
+def test_what_comes_is_seen_at_once(turns, words, memory):
     turns.stop_time()
     turns.then[3] = setting(words, PLACE + 2)
-    assert spin.Spin().sees(words, [PLACE, PLACE + 2])
+    assert spin.Spin().sees(words, memory, [PLACE, PLACE + 2])
     assert turns.count == 3
 
 
-def test_nothing_comes(turns, words):
+def test_nothing_comes(turns, words, memory):
     turns.stop_time()
-    assert not spin.Spin().sees(words, [PLACE])
+    assert not spin.Spin().sees(words, memory, [PLACE])
     # A clock that stands still does not keep it.
     assert turns.count == spin.LOOKS
 
 
-def test_it_is_over_in_time(words):
+def test_it_is_over_in_time(words, memory):
     started = monotonic.now()
     for _ in range(20):
-        assert not spin.Spin().sees(words, [PLACE])
+        assert not spin.Spin().sees(words, memory, [PLACE])
     # Measured 1.1 ms; the rest is for others who want the processor.
     assert monotonic.now() - started < 2 * monotonic.SECOND
 
 
-def test_it_ends_when_its_time_is_over(turns, words):
+def test_it_ends_when_its_time_is_over(turns, words, memory):
     turns.stop_time()
     turns.then[5] = lambda: turns.let_pass(spin.LONGEST)
-    assert not spin.Spin().sees(words, [PLACE])
+    assert not spin.Spin().sees(words, memory, [PLACE])
     assert turns.count == 5
 
 
-def test_who_is_inside_is_waited_for(turns, words):
+def test_who_is_inside_is_waited_for(turns, words, memory):
     """Else it would find the lock taken, and sleep for longer than the other one is inside."""
     turns.stop_time()
-    words[BUSY] = 17
-    turns.then = {2: setting(words, PLACE), 6: setting(words, BUSY, 0)}
-    assert spin.Spin().sees(words, [PLACE])
+    memory[FLAGS] = 1
+    turns.then = {2: setting(words, PLACE), 6: setting(memory, FLAGS, 0)}
+    assert spin.Spin().sees(words, memory, [PLACE])
     assert turns.count == 6
 
 
-def test_who_died_inside_is_not_waited_for(turns, words):
+def test_who_died_inside_is_not_waited_for(turns, words, memory):
     turns.stop_time()
-    words[BUSY] = words[PLACE] = 17
-    assert spin.Spin().sees(words, [PLACE])
+    words[PLACE] = 17
+    memory[FLAGS] = 1
+    assert spin.Spin().sees(words, memory, [PLACE])
     assert turns.count == spin.LOOKS
 
 
 @pytest.mark.parametrize("error", [TypeError, ValueError])
-def test_closed_meanwhile(turns, error):
+def test_closed_meanwhile(turns, error, memory):
     class Closed(object):
         def __getitem__(self, index):
             raise error
 
-    assert spin.Spin().sees(Closed(), [PLACE])
+    assert spin.Spin().sees(Closed(), memory, [PLACE])
 
 
-def test_not_where_other_threads_want_to_run(turns, words):
+def test_not_where_other_threads_want_to_run(turns, words, memory):
     turns.stop_time()
     over = threading.Event()
     thread = threading.Thread(target=over.wait)
     thread.start()
     try:
-        assert not spin.Spin().sees(words, [PLACE])
+        assert not spin.Spin().sees(words, memory, [PLACE])
     finally:
         over.set()
         thread.join()
     assert turns.count == 1
 
 
-def test_not_where_python_cannot_give_way(monkeypatch, words):
+def test_not_where_python_cannot_give_way(monkeypatch, words, memory):
     monkeypatch.setattr(monotonic, "give_way", None)
     words[PLACE] = 1
-    assert not spin.Spin().sees(words, [PLACE])
+    assert not spin.Spin().sees(words, memory, [PLACE])
 
 
 # -- whether it pays -----------------------------------------------------------------------
@@ -138,7 +145,7 @@ def watches(one, turns, words, waits):
     done = 0
     for _ in range(waits):
         before = turns.count
-        one.sees(words, [PLACE])
+        one.sees(words, memory, [PLACE])
         done += turns.count > before
     return done
 
@@ -158,27 +165,27 @@ def test_one_that_paid_brings_them_back(turns, words):
     assert watches(one, turns, words, spin.MOST_LEFT_OUT + 100) > 99
 
 
-def test_a_message_that_another_one_takes_does_not_pay(turns, words):
+def test_a_message_that_another_one_takes_does_not_pay(turns, words, memory):
     turns.stop_time()
     one = spin.Spin()
     words[PLACE] = 1
     taken = 0
     for _ in range(1000):
-        if one.sees(words, [PLACE]):
+        if one.sees(words, memory, [PLACE]):
             one.in_vain()
             taken += 1
     # Each sight of it counts as one that paid, until it turns out that it did not.
     assert taken == 500
 
 
-def test_what_is_seen_too_late_does_not_pay(turns, words):
+def test_what_is_seen_too_late_does_not_pay(turns, words, memory):
     """Another process had the processor for long: a doorbell would have got it back earlier."""
     turns.stop_time()
     one = spin.Spin()
     words[PLACE] = 1
     turns.then[1] = lambda: turns.let_pass(spin.LONGEST)
-    assert one.sees(words, [PLACE])
-    assert not one.sees(words, [PLACE])
+    assert one.sees(words, memory, [PLACE])
+    assert not one.sees(words, memory, [PLACE])
     assert turns.count == 1
 
 
@@ -393,7 +400,7 @@ def test_killed_while_it_watches(layer, prefix):
     assert bells(prefix) == []
     layer.send(u"a", {"n": 1})
     assert layer.receive([u"a"], block=True) == (u"a", {"n": 1})
-    assert layer._stores.messages._segment.words[BUSY] == 0
+    assert layer._stores.messages._map[BOARD] == EMPTY
     assert layer.check() == []
 
 

@@ -21,7 +21,7 @@ from sandbox import end, faketime_library, interpreters, layer_environment, need
 from storekit import Child
 
 from asgi_ipc import IPCChannelLayer
-from asgi_ipc._shm import clock
+from asgi_ipc._shm import clock, inside
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc.errors import GroupsFull
 
@@ -373,7 +373,7 @@ def test_a_wait_for_the_lock_that_sees_the_clock_set_back(prefix, tmpdir):
             assert process.stdout.readline() == "ready\n"
             holder = Child(die_holding, layer)
             children.append(holder)
-            while layer._stores.messages._segment.words[4] != holder.pid:
+            while inside.written_down(layer._stores.messages._map) != holder.pid:
                 time.sleep(0.001)
             process.stdin.write("go\n")
             process.stdin.flush()

@@ -14,14 +14,16 @@ CLOSED = "this channel layer was closed; make a new one"
 class Holder(object):
     """One thread's own view of the lock.
 
-    ``descriptor``: of its own open file description. ``lane``: the word of its flag; 0 for
-    none, None before it was asked for one. ``inside``: whether it is on its way in, inside, or on
-    its way out. ``slow``: whether it came the slow way. ``token``: whether it has one. ``refused``:
-    the frame of a handler whose call was refused, until that has abandoned.
+    ``descriptor``: of its own open file description. ``lane``: the byte of its flag; 0 for
+    none, None before it was asked for one. ``up``: its flag. ``alone``: the board with only that.
+    ``inside``: whether it is on its way in, inside, or on its way out. ``slow``: whether it came
+    the slow way. ``token``: whether it has one. ``fence``: the next one to use. ``refused``: the
+    frame of a handler whose call was refused, until that has abandoned.
     """
 
     __slots__ = (
-        "descriptor", "descriptors", "fence", "inside", "lane", "pid", "refused", "slow", "token",
+        "alone", "descriptor", "descriptors", "fence", "inside", "lane", "pid", "refused", "slow",
+        "token", "up",
     )  # fmt: skip
 
     def __init__(self, descriptor, descriptors):
@@ -32,17 +34,19 @@ class Holder(object):
         self.token = False
         self.refused = None
         self.lane = None
-        self.fence = lane.Fence()
+        self.fence = lane.fence()
         self.pid = os.getpid()
         descriptors.add(descriptor)
 
-    def take_lane(self, words):
+    def take_lane(self, words, memory):
         """Get a lane, if there is one. The caller is inside."""
         number = lane.take(self.descriptor)
         if number:
             # Up perhaps, if who had it last died.
-            words[number] = 0
-            words[number + lane.LANES] = lane.owner_word(self.pid)
+            memory[number] = lane.DOWN
+            words[lane.owner_place(number)] = lane.owner_word(self.pid)
+            self.up = lane.flag_of(number)
+            self.alone = lane.alone(number)
         self.lane = number
 
     def close(self):

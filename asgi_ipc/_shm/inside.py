@@ -19,35 +19,42 @@ PROC = "/proc"
 _HEADER = struct.Struct("={0}Q".format(lane.OWNERS + lane.LANES))
 
 
-def holder_of(memory, descriptor, busy, slow=False):
+def holder_of(memory, descriptor, slow=False):
     """Who is inside, or else who keeps others out: (pid, whether this process numbers it so).
 
     The pid is 0 if that is nobody, None if it cannot be told.
 
     :param memory: the segment, or its first page.
     :param descriptor: of the segment's file.
-    :param busy: index of the busy word.
     :param slow: whether the asker has the flock: then another one is sought.
     """
     words = _HEADER.unpack(memory[: _HEADER.size])
-    left = words[busy]
     owners = lane_owners(words, memory, descriptor)
-    inside = [owner for owner in owners if owner[0] == left]
-    if inside:
-        return _translated(inside[0])
     pid = 0 if slow else flock_owner(descriptor)
-    if pid and (left or not owners):
+    if pid and (words[lane.BUSY] or not owners):
         return pid, True
     if owners:
         return _translated(owners[0])
     return pid, True
 
 
+def written_down(memory):
+    """The pid that is left of who is inside, or broke off there, as that one has it; 0 for nobody.
+
+    :param memory: the segment, or its first page.
+    """
+    words = _HEADER.unpack(memory[: _HEADER.size])
+    if words[lane.BUSY]:
+        return words[lane.BUSY]
+    flags = lane.raised(memory)[0]
+    return lane.owner_of(words, flags[0])[0] if flags else 0
+
+
 def lane_owners(words, memory, descriptor):
     """(pid, its namespace) of those whose flags are up, and who live."""
     return [
         lane.owner_of(words, number)
-        for number in lane.raised(memory)
+        for number in lane.raised(memory)[0]
         if lane.lives(descriptor, number)
     ]
 

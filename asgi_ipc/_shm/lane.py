@@ -1,40 +1,33 @@
-"""The fast way into a lock: words in place of system calls.
+"""The fast way into a lock: a flag for each thread, in place of system calls.
 
-Knows the words by which threads keep each other out, and how the kernel tells which of them
+Knows the flags by which threads keep each other out, and how the kernel tells which of them
 live; does not know the semaphore, the flock, or what the lock is for (``lock`` does).
 
-Each thread that has been inside once gets a *lane*, as long as there are any: a word of the
-segment that only it writes, its flag; and, for as long as it lives, the lock of one byte of the
+Each thread that has been inside once gets a *lane*, as long as there are any: a byte of the
+segment that only it writes, its flag; and, for as long as it lives, the lock of that byte of the
 segment's file, which the kernel drops when the thread's open file description is closed, however
-that comes about. All share two words: DOOR, 0 while it is open, and LATEST, who came last. The
-fast way in, for the thread whose lane is ``lane``::
+that comes about. All flags lie on one *board*, beside two words: SLOW is set by one who comes
+the slow way, and BUSY while it is inside. The fast way in, for the thread whose lane is ``lane``::
 
-    words[lane] = lane              its flag is up
-    words[LATEST] = lane
-    words[DOOR] == 0?               else somebody is inside, or on the way: see below
-    words[DOOR] = lane              the door is shut
-    words[LATEST] == lane?          else another came at the same moment: both take the slow way
+    memory[lane] = its number       its flag is up
+    memory[BOARD] == alone?         nothing else is on the board: it is inside
     ... inside ...
-    words[DOOR] = 0                 unless one of the slow way has shut it meanwhile
-    words[lane] = 0
+    memory[lane] = 0
 
-Whoever finds the door shut puts its flag down and watches the door for a moment, with nothing in
-hand. If it opens, the fast way is tried anew: who is inside mostly leaves within microseconds. If
-it does not, the slow way is taken.
+Whoever finds anything else on the board puts its flag down and watches the board for a moment, with
+nothing in hand. When it is empty, the fast way is tried anew: who is inside mostly leaves within
+microseconds. If it does not become empty, the slow way is taken.
 
-Whoever turns to the slow way has its flag down and leaves the DOOR as it is: shut by whomever,
-it keeps all off the fast way, and that is always safe. On the slow way there is one at a time (it
-has the flock). That one shuts the door and waits until no flag is up of one that lives
-(``SegmentLock._shut_out``); and opens it when it leaves.
+On the slow way there is one at a time (it has the flock). That one sets SLOW, and waits until no
+flag is up of one that lives (``SegmentLock._shut_out``). It takes SLOW off when it leaves.
 
-Why only one is inside. Of two on the fast way who both find the door open, the one that signed
-LATEST first finds the other there, or has shut the door before the other looks. And who is on
-the slow way gets in only if the door has been shut by itself from before it began to look at the
-flags until it has seen all of them down: who finds the door open after that finds it shut, and
-who found it open before has had its flag up all along.
+Why only one is inside. Each raises its flag, or sets SLOW, before it looks; and goes in only if
+it then finds nobody else's. Of any two, the one that looks later finds what the other has raised,
+as long as that one is inside.
 
-Who dies on the fast way leaves its flag up, which counts no more, and the door shut at worst,
-which the slow way opens. That the work itself was broken off is told by the busy word.
+Who dies by the fast way leaves its flag up, which keeps all others off that way. The next one on
+the slow way finds a flag of one who is dead, and knows by that: something was broken off. Whoever
+is broken off by an exception makes itself the same: it gives its lane back, with the flag up.
 
 All this needs that a store is seen by others before the same thread's next load. Processors
 move loads ahead of stores, unless something is done about it: an operation on a lock of Python's
@@ -42,16 +35,19 @@ own, which nobody else uses, is an atomic instruction in the processor, and thes
 (``Fence``). The rest of the order x86 keeps by itself. Others do not, so there is no fast way on
 them.
 
-Source: the fast way is Leslie Lamport's "A fast mutual exclusion algorithm" (ACM Transactions on
-Computer Systems 5(1), 1987), whose waiting the slow way does.
+Source: to raise a flag and then to look at the others' is as old as E. W. Dijkstra's "Cooperating
+sequential processes" (1965, where he gives it as T. J. Dekker's); the waiting is the slow way's.
 """
 import errno
 import fcntl
+import functools
 import os
 import struct
 import sys
 import threading
 from itertools import repeat
+
+import six
 
 from asgi_ipc._shm import clock
 from asgi_ipc._shm.words import M32
@@ -59,16 +55,21 @@ from asgi_ipc._shm.words import M32
 LANES = 128
 """Threads that can have one, in each segment. Others always take the slow way."""
 
-DOOR, LATEST = 11, 12
-FLAGS = 256
-OWNERS = FLAGS + LANES
-"""Words: the flag of each lane, and who its owner is (``owner_word``)."""
+BUSY, SLOW = 256, 257
+"""Words: the pid of who is inside by the slow way, or died there; whether one is on that way."""
 
-TURNS, LOOKS = 60, 8
-"""Of a wait for the door: how often the processor is given to others, and looks between. 50 us."""
+FLAGS = (SLOW + 1) * 8
+"""Bytes: the flag of each lane, which is the lane's number."""
 
-SLOW = 1
-"""In DOOR and LATEST: one who comes the slow way. No lane has this number."""
+OWNERS = 384
+"""Words: who the owner of each lane is (``owner_word``)."""
+
+BOARD = slice(BUSY * 8, FLAGS + LANES)
+EMPTY = b"\0" * (FLAGS + LANES - BUSY * 8)
+"""All of it, and what it is when nobody is inside or wants in."""
+
+TURNS, LOOKS = 60, 5
+"""Of a wait for an empty board: how often the processor is given to others, and looks between."""
 
 SUPPORTED = sys.platform.startswith("linux") and os.uname()[4] == "x86_64"
 
@@ -78,8 +79,10 @@ _GET, _SET = 36, 37
 _RECORD = struct.Struct("@hhqqi4x")
 """``struct flock``: type, whence, first byte, bytes, pid (to be 0)."""
 
-_NO_FLAGS = b"\0" * (8 * LANES)
-_FLAG_WORDS = struct.Struct("={0}Q".format(LANES))
+DOWN = 0 if six.PY3 else "\0"
+"""A flag that is not up, as a mmap takes it."""
+
+_NO_FLAGS = b"\0" * LANES
 _fcntl = fcntl.fcntl
 
 
@@ -88,7 +91,7 @@ def take(descriptor):
 
     Cost: 1 us for each that is tried, and each thread begins with another one.
 
-    :returns: its word, or 0 if none is free, or the system has no such locks.
+    :returns: its byte, or 0 if none is free, or the system has no such locks.
     """
     if not SUPPORTED:
         return 0
@@ -128,27 +131,46 @@ def lives(descriptor, lane):
     return _RECORD.unpack(_fcntl(descriptor, _GET, asked))[0] != fcntl.F_UNLCK
 
 
+def flag_of(lane):
+    """What the flag of a lane is when it is up, as a mmap takes it."""
+    number = lane - FLAGS + 1
+    return number if six.PY3 else chr(number)
+
+
+def alone(lane):
+    """The board with the flag of a lane, and nothing else."""
+    before = lane - BUSY * 8
+    return EMPTY[:before] + six.int2byte(lane - FLAGS + 1) + EMPTY[before + 1 :]
+
+
 def raised(memory):
-    """The lanes whose flags are up. Cost: 0.2 us if there are none."""
-    flags = memory[FLAGS * 8 : OWNERS * 8]
+    """(lanes whose flags are up, places on which there is something else). Cost: 0.2 us if none."""
+    flags = memory[FLAGS : FLAGS + LANES]
     if flags == _NO_FLAGS:
-        return []
-    # A flag holds its own number: what something else has left there is none.
-    return [
-        lane for lane, flag in enumerate(_FLAG_WORDS.unpack(flags), FLAGS) if lane == flag
+        return [], []
+    found = [
+        (lane, flag == lane - FLAGS + 1)
+        for lane, flag in enumerate(six.iterbytes(flags), FLAGS)
+        if flag
     ]
+    return [lane for lane, own in found if own], [lane for lane, own in found if not own]
 
 
-def opens(words):
-    """Watch the door for a moment; True as soon as it is open."""
+def clears(memory):
+    """Watch the board for a moment; True as soon as it is empty."""
     if clock.give_way is None:
         return False
     for _ in repeat(None, TURNS):
         for _ in repeat(None, LOOKS):
-            if not words[DOOR]:
+            if memory[BOARD] == EMPTY:
                 return True
         clock.give_way()
     return False
+
+
+def owner_place(lane):
+    """The word that says who has a lane."""
+    return OWNERS + lane - FLAGS
 
 
 def owner_word(pid):
@@ -158,7 +180,7 @@ def owner_word(pid):
 
 def owner_of(words, lane):
     """(pid, namespace) of who took a lane last."""
-    word = words[lane + LANES]
+    word = words[owner_place(lane)]
     return word & M32, word >> 32
 
 
@@ -176,14 +198,21 @@ def namespace_of(path):
 
 
 class Fence(object):
-    """Two points that no load passes before the stores ahead of them are to be seen.
+    """A point that no load passes before the stores ahead of it are to be seen.
 
-    ``first`` and ``second`` are called in turn: an atomic instruction each.
+    ``act()`` is an atomic instruction, if it is called once. Then ``other`` is the one to use.
     """
 
-    __slots__ = ("first", "second")
+    __slots__ = ("act", "other")
 
-    def __init__(self):
-        lock = threading.Lock()
-        self.first = lock.acquire
-        self.second = lock.release
+    def __init__(self, act, other=None):
+        self.act = act
+        self.other = other
+
+
+def fence():
+    """A new fence, for one thread."""
+    lock = threading.Lock()
+    first = Fence(functools.partial(lock.acquire, False))
+    first.other = Fence(lock.release, first)
+    return first

@@ -1,14 +1,15 @@
 """The lock of a segment: a semaphore admits, the kernel says who is alive.
 
-Knows a semaphore, an open file description for each thread, and some words of the segment.
+Knows a semaphore, an open file description for each thread, and the board of the segment.
 Does not know what the segment holds; tells its user when that has to be rebuilt.
 
-How it works. There are two ways in. The fast one goes over words alone, and is free as long as
+How it works. There are two ways in. The fast one goes over memory alone, and is free as long as
 nobody else wants in; whoever finds that somebody does, and for longer than a moment, turns to the
 slow one (``lane`` has the fast way, and why the two exclude each other).
 
 The slow way takes the semaphore's token and then the ``flock`` of the segment, so that there is
-one at a time on it; shuts the fast way; and waits until nobody is inside who came by that.
+one at a time on it; sets SLOW, which keeps others off the fast way; and waits until nobody is
+inside who came by that.
 Whoever finds no token gives way to others, then takes short naps, and tries both after each: the
 flock without a token, too, which is always safe. Got it: the holder has left, or is dead and its
 token died with it, so go on as the holder. Not got: it is alive, perhaps stopped: keep trying, up
@@ -27,20 +28,21 @@ Invariants:
 2. A token is posted only by the holder of the flock, and only where the count is 0; so the
    count never goes above 1, whatever was lost or done twice before. (Where the system
    cannot tell the count, the poster first takes the token that may be there.)
-3. The busy word is the holder's pid while it is inside. Whoever gets in and finds it set
-   knows that the last holder died or was interrupted there: ``acquire`` returns True, and
-   the caller rebuilds what is derived before it goes on.
+3. Who is inside has its flag up, or BUSY set. Whoever gets in by the slow way, and finds either of
+   one who is not there, knows that it died or was interrupted inside: ``acquire`` returns True,
+   and the caller rebuilds what is derived before it goes on. Nobody gets in by the fast way then.
 4. Each thread has an open file description of its own, so a thread's unlock can never
    release what another thread holds, and ``abandon`` may be called at any time, any number
    of times. A forked child closes the inherited ones (never unlocks them) and makes its own.
 5. A thread that may have anything of the lock is marked as inside: from before its first step
    until after its last. A handler's call finds the mark, is refused, and touches nothing: neither
    in its ``acquire`` nor in the ``abandon`` that follows it.
-6. Only a thread itself puts its flag down. DOOR is opened only by who is inside.
+6. Only a thread itself puts its flag down; and for the dead, who has the flock. Only who has that
+   writes SLOW and BUSY.
 
 Use: every bytecode between the call of ``acquire`` and the return of ``release`` lies in one
 ``try`` whose ``except BaseException`` calls ``abandon`` and raises on. So an exception that
-a signal handler raises at any point leaves the lock free, and the busy word set if it was
+a signal handler raises at any point leaves the lock free, and leads to a rebuild if it was
 inside::
 
     try:
@@ -69,7 +71,7 @@ import posix_ipc
 
 from asgi_ipc._shm import clock, forks, inside, lane
 from asgi_ipc._shm.holders import CLOSED, Holders, NoHolders
-from asgi_ipc._shm.lane import DOOR, LATEST, SLOW
+from asgi_ipc._shm.lane import BOARD, BUSY, DOWN, SLOW
 from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
 
 FIRST_NAP, LONGEST_NAP = 0.00005, 0.005
@@ -132,7 +134,6 @@ class SegmentLock(object):
         self.recoveries = 0
         self._words = None
         self._memory = None
-        self._busy = 0
         self._book = None
         self._closed = False
         self._inside = None
@@ -141,17 +142,16 @@ class SegmentLock(object):
         self._descriptors = set()
         self._holders = Holders(open_description, self._descriptors)
 
-    def guard(self, words, memory, busy, book=None):
-        """From now on keep the holder's pid in ``words[busy]`` while it is inside.
+    def guard(self, words, memory, book=None):
+        """From now on exclude by the board of this memory as well, and tell what was broken off.
 
-        :param memory: what ``words`` is a view of.
+        :param words: a view of ``memory``.
         :param book: told by who is inside: ``waited(ns)`` if it had to wait for that, and
             ``recovered()`` if the last one did not leave properly.
         """
-        self._busy = busy
-        self._memory = memory
         self._words = words
         self._book = book
+        self._memory = memory
 
     def unguard(self):
         """Touch no words any more: they are gone."""
@@ -177,70 +177,45 @@ class SegmentLock(object):
         # Before anything of the lock may be ours: a handler that calls in from here on is to be
         # refused.
         holder.inside = True
-        words = self._words
+        memory = self._memory
         mine = holder.lane
         try:
-            fast = mine and words is not None
+            fast = mine and memory is not None
             while fast:
-                words[mine] = mine
-                words[LATEST] = mine
-                holder.fence.first(False)
-                if words[DOOR]:
-                    holder.fence.second()
-                    words[mine] = 0
-                    fast = lane.opens(words)
-                    continue
-                words[DOOR] = mine
-                holder.fence.second()
-                if words[LATEST] == mine:
-                    break
-                words[mine] = 0
-                fast = False
-            if not fast:
-                self._go_slowly(holder)
+                memory[mine] = holder.up
+                fence = holder.fence
+                fence.act()
+                holder.fence = fence.other
+                if memory[BOARD] == holder.alone:
+                    if self._closed:
+                        raise LayerClosed(CLOSED)
+                    self._inside = holder
+                    return False
+                memory[mine] = DOWN
+                fast = lane.clears(memory)
+            return self._go_slowly(holder)
         except (TypeError, ValueError):
             # Another thread closed it, and there are no words any more.
             if self._words is not None:
                 raise
             raise LayerClosed(CLOSED)
-        self._inside = holder
-        words = self._words
-        if words is None:
-            if self._closed:
-                raise LayerClosed(CLOSED)
-            return False
-        found = words[self._busy]
-        words[self._busy] = holder.pid
-        if found:
-            self.recoveries += 1
-            if self._book is not None:
-                self._book.recovered()
-            return True
-        return False
 
     def release(self):
-        """Get out, properly: the busy word is cleared first, the way in opened last."""
+        """Get out, properly: nothing was broken off."""
         holder = self._inside
         # A thread that ends takes with it what it has of the lock, if nobody else has that.
         self._inside = None
-        words = self._words
-        if words is not None:
-            words[self._busy] = 0
         if holder.slow:
             self._leave_slowly(holder)
         else:
-            mine = holder.lane
-            # One of the slow way may have shut it, and is next.
-            if words[DOOR] == mine:
-                words[DOOR] = 0
-            words[mine] = 0
+            self._memory[holder.lane] = DOWN
         holder.inside = False
 
     def abandon(self):
         """Give up whatever this thread has of the lock, after an exception at any point.
 
-        The busy word stays as it is: if it was set, the next holder rebuilds. Whoever
-        ``acquire`` refused as a handler's call has nothing of the lock, and gives up nothing.
+        If it was inside, the next one who gets in rebuilds. Whoever ``acquire`` refused as a
+        handler's call has nothing of the lock, and gives up nothing.
         """
         try:
             holder = self._holders.mine
@@ -259,26 +234,31 @@ class SegmentLock(object):
 
     def _let_go(self, holder):
         holder.inside = True
+        memory = self._memory
+        if self._inside is holder and not holder.slow:
+            # Work was broken off: the flag stays up, as if the thread had died.
+            lane.give(holder.descriptor)
+            holder.lane = None
+        elif holder.lane and memory is not None:
+            memory[holder.lane] = DOWN
+        elif holder.descriptor is not None:
+            # It may have been about to get one. Or, closed, there is no flag left to put down.
+            lane.give(holder.descriptor)
         if self._inside is holder:
             self._inside = None
-        words = self._words
-        if holder.lane and words is not None:
-            # DOOR stays as it is: it may be another's by now. Shut, it is safe.
-            words[holder.lane] = 0
-        elif holder.descriptor is not None:
-            # It may have been about to get one. Or, closed, there is no word left to put down.
-            lane.give(holder.descriptor)
         if holder.descriptor is not None and self._try_flock(holder.descriptor):
             # The token may or may not have been ours. Invariant 2 makes posting safe.
             self._post(holder)
             _flock(holder.descriptor, _UNLOCK)
         # It may be taken, and do nothing for who takes it once more.
-        holder.fence = lane.Fence()
+        holder.fence = lane.fence()
         holder.slow = False
         holder.inside = False
 
-    def close(self):
-        """Let nobody of this process in any more. The caller is inside, and abandons.
+    def close(self, unfinished=True):
+        """Let nobody of this process in any more. The caller is inside, and gets out.
+
+        :param unfinished: whether somebody has to rebuild, as after ``abandon``.
 
         The caller's descriptor goes at once: of a segment that was removed, it would keep the
         memory. Those of other threads go with them or with this object, since one may be
@@ -287,10 +267,14 @@ class SegmentLock(object):
         """
         try:
             self._closed = True
-            self._words = self._memory = None
             self._open_description = None
-        finally:
+            if not unfinished:
+                self.release()
             self.abandon()
+        except BaseException:
+            self.abandon()
+            raise
+        self._words = self._memory = None
         if len(self._descriptors) <= 1:
             self._semaphore.close()
         self._holders.mine.close()
@@ -355,12 +339,28 @@ class SegmentLock(object):
         if not (holder.token and self._try_flock(holder.descriptor)):
             self._wait(holder, patience)
         holder.slow = True
-        if self._words is not None:
-            self._shut_out(holder, patience)
-            if holder.lane is None:
-                holder.take_lane(self._words)
+        words = self._words
+        if words is None:
+            if self._closed:
+                raise LayerClosed(CLOSED)
+            self._inside = holder
+            return False
+        dead = self._shut_out(holder, patience)
+        found = words[BUSY]
+        words[BUSY] = holder.pid
+        self._inside = holder
+        for other in dead:
+            self._memory[other] = DOWN
+        if holder.lane is None:
+            holder.take_lane(words, self._memory)
         if patience.begin and self._book is not None:
             self._book.waited(clock.now() - patience.begin)
+        if not found and not dead:
+            return False
+        self.recoveries += 1
+        if self._book is not None:
+            self._book.recovered()
+        return True
 
     def _wait(self, holder, patience):
         """Get the flock: somebody has it, or died with it, or tokens were lost."""
@@ -375,31 +375,31 @@ class SegmentLock(object):
                 self._give_up(holder)
 
     def _shut_out(self, holder, patience):
-        """With the flock: shut the fast way, and wait until nobody is inside by it."""
-        words, fence = self._words, holder.fence
+        """With the flock: keep others off the fast way, and wait until nobody is inside by it.
+
+        :returns: the places that the dead have left their flags on, or something else its own.
+        """
+        self._words[SLOW] = 1
+        fence = holder.fence
+        fence.act()
+        holder.fence = fence.other
         while True:
-            words[LATEST] = SLOW
-            words[DOOR] = SLOW
-            fence.first(False)
-            anyone = self._anyone(holder)
-            fence.second()
-            if not anyone:
-                if words[DOOR] == SLOW:
-                    return
-                # Another, who had found it open before, has shut it in our place: once more.
-                continue
+            flags, litter = lane.raised(self._memory)
+            if not self._anyone(holder, flags):
+                return flags + litter
             patience.nap()
             if patience.over():
                 self._give_up(holder)
 
-    def _anyone(self, holder):
-        """Whether the flag of somebody is up who lives."""
-        raised = lane.raised(self._memory)
-        return any(lane.lives(holder.descriptor, other) for other in raised)
+    def _anyone(self, holder, flags):
+        """Whether one of these flags is of somebody who lives."""
+        return any(lane.lives(holder.descriptor, other) for other in flags)
 
     def _leave_slowly(self, holder):
-        if self._words is not None:
-            self._words[DOOR] = 0
+        words = self._words
+        if words is not None:
+            words[BUSY] = 0
+            words[SLOW] = 0
         self._post(holder)
         _flock(holder.descriptor, _UNLOCK)
         holder.slow = False
@@ -420,18 +420,18 @@ class SegmentLock(object):
     def _who(self, holder):
         """Name who is inside, or keeps others out.
 
-        By what the kernel tells; else by the busy word, which comes later, goes earlier, and is as
-        its holder's pid namespace has it: another one than ours, if the kernel sees nobody here.
+        By what the kernel tells; else by BUSY, which comes later, goes earlier, and is as its
+        holder's pid namespace has it: another one than ours, if the kernel sees nobody here.
         """
         words = self._words
         if words is None:
             pid, numbered_so = inside.flock_owner(holder.descriptor), True
         else:
             pid, numbered_so = inside.holder_of(
-                self._memory, holder.descriptor, self._busy, holder.slow
+                self._memory, holder.descriptor, holder.slow
             )
             if not pid:
-                pid, numbered_so = words[self._busy], pid is None
+                pid, numbered_so = words[BUSY], pid is None
         if not pid:
             return "a process that has not left its pid yet"
         where = "" if numbered_so else ", as another pid namespace numbers it"

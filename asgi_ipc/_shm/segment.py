@@ -10,14 +10,13 @@ The words that are the same in every segment::
     1 LAYOUT  version of the layout that the kind of segment has
     2 KIND    what it is for, a number of its user's
     3 SIZE    bytes in the whole segment
-    4 BUSY    pid of the process that is inside the lock, 0 for none
     5 EPOCH   counts the rebuilds
     6 KEY     random; keys the hashes of names, which come from users
     7 SEAL    check of LAYOUT, KIND, SIZE and KEY; stored when all of the header is in place
     8 WAITS   times that somebody had to wait for the lock
     9 WAITED  nanoseconds that all of them waited for it
    10 RECOVERIES  holders that did not leave properly
-   11 DOOR, 12 LATEST, 256-383 flags, 384-511 owners: of the fast way into the lock (``lane``)
+  256 BUSY, 257 SLOW, 258-273 flags, 384-511 owners: who is inside the lock (``lane``)
 
 A segment is made under its own lock: whoever opens the name first finds it of size 0, sizes
 it, reserves and fills the header, stores the seal, stores the magic. One who finds a size but
@@ -36,7 +35,6 @@ import hashlib
 import mmap
 import os
 import struct
-import zlib
 
 import posix_ipc
 import six
@@ -54,11 +52,12 @@ from asgi_ipc._shm.opening import (
     open_semaphore,
     unusable,
 )
-from asgi_ipc._shm.words import LARGEST_COUNT
+from asgi_ipc._shm.words import LARGEST_COUNT, crc32
 from asgi_ipc.errors import LayerClosed, SegmentError
 
-MAGIC, LAYOUT, KIND, SIZE, BUSY, EPOCH, KEY, SEAL, WAITS, WAITED, RECOVERIES = range(11)
-FIRST_FREE_WORD = 13
+MAGIC, LAYOUT, KIND, SIZE = range(4)
+EPOCH, KEY, SEAL, WAITS, WAITED, RECOVERIES = range(5, 11)
+FIRST_FREE_WORD = 11
 _UNSIGNED = struct.Struct("=Q")
 _SEALED = struct.Struct("=4Q")
 MAGIC_VALUE = _UNSIGNED.unpack(b"ASGI_IPC")[0]
@@ -158,11 +157,10 @@ class Segment(object):
             attached = status.st_nlink != 0 or SHM_FOLDER is None
             if attached:
                 self._make_or_map(status.st_size, size, fixed_bytes, lay_header)
-                lock.guard(self.words, self.map, BUSY, self)
                 self._number = self.words[KEY]
                 self._key = _UNSIGNED.pack(self._number)
-                # Not release(): the busy word may be another's, who died inside.
-                lock.abandon()
+                lock.release()
+                lock.guard(self.words, self.map, self)
             else:
                 lock.close()
                 self._close()
@@ -348,11 +346,8 @@ class Segment(object):
             # Its words cannot be touched any more.
             lock.unguard()
         try:
-            if not lock.acquire() and lock.guarded:
-                # Nothing was begun, so nobody has to rebuild for it.
-                self.words[BUSY] = 0
-            # From here on nobody of this process comes in, who would want the words.
-            lock.close()
+            # From then on nobody of this process comes in, who would want the words.
+            lock.close(unfinished=lock.acquire())
         except LayerClosed:
             # Perhaps an earlier close was interrupted.
             lock.abandon()
@@ -420,7 +415,7 @@ class Segment(object):
 def _seal_of(words):
     """What SEAL has to be; never 0."""
     constant = _SEALED.pack(words[LAYOUT], words[KIND], words[SIZE], words[KEY])
-    return 1 << 32 | zlib.crc32(constant) & 0xFFFFFFFF
+    return 1 << 32 | crc32(constant)
 
 
 def _close_copies_on_exec(descriptor):
