@@ -40,7 +40,7 @@ from asgi_ipc.overview import Overview
 from asgi_ipc.process import Process
 from asgi_ipc.routes import Routes
 
-BREATH = 32
+BREATH = 45
 """Messages that may be had at once before the event loop gets its turn."""
 
 Message = Dict[str, Any]
@@ -191,11 +191,12 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             queue, local, _ = self._routes.here(channel)
         process = self._process
         decode: Callable[[bytes], Message] = unpack
-        if self._breath >= BREATH:
+        breath = self._breath
+        if breath >= BREATH:
             # Where there is always something, nothing else here lets the loop go on.
-            self._breath = 0
+            breath = 0
             await asyncio.sleep(0)
-        self._breath += 1
+        self._breath = breath + 1
         try:
             if queue[-1] == "!":
                 if not process.owns(queue):
@@ -373,21 +374,22 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         process = self._process
         watch = process.watch(asyncio.get_running_loop())
         sleeper = watch.enter(channel, queue)
+        take = process.inbox.take if queue[-1] == "!" else process.take
         payload: Optional[bytes] = None
         try:
             while True:
                 if process.inbox.holds(channel, queue):
                     # Another thread has put something there since we looked.
-                    payload = await self._do(process.take, channel, queue, local)
+                    payload = await self._do(take, channel, queue, local)
                 if payload is None:
                     watch.attend(queue)
                     error = await sleeper
                     if error is not None:
                         raise error
                     try:
-                        payload = process.take(channel, queue, local)
+                        payload = take(channel, queue, local)
                     except errors.LockTimeout:
-                        payload = await self._persist(process.take, channel, queue, local)
+                        payload = await self._persist(take, channel, queue, local)
                 if payload is not None:
                     # It is returned from here without another await.
                     return payload

@@ -90,6 +90,14 @@ class Watch:
         try:
             for key in keys:
                 waiting = pending.get(key)
+                if waiting is None:
+                    continue
+                if len(waiting) == 1 and not waiting[0].awake:
+                    # One, as a consumer is, at less than half the cost.
+                    woken += waiting
+                    del pending[key]
+                    struck += 1
+                    continue
                 while waiting:
                     sleeper = waiting.pop(0)
                     struck += 1
