@@ -89,10 +89,11 @@ class Senders(Receivers):
         lock = self._lock
         words = self._words
         refused = place = 0
+        expires = now + lifetime
+        entry, number, seed, tag = self._hints.get(queue, NO_HINT)
         try:
             if lock.acquire():
                 self._recover()
-            entry, number, seed, tag = self._hints.get(queue, NO_HINT)
             if words[entry + HASH] != number:
                 entry, _, seed, tag = self._directory.obtain(queue, now) or NO_HINT
             if not entry:
@@ -116,7 +117,7 @@ class Senders(Receivers):
                     if last and ((words[last] ^ tag) >> 32 or words[last + SEQ] >= seq):
                         raise Damage(WRONG_LAST)
                     if size <= SMALL:
-                        checked = _pack_checked(seq, now, now + lifetime, lengths) + payload
+                        checked = _pack_checked(seq, now, expires, lengths) + payload
                         if names:
                             checked += names
                         check = crc32(checked, seed ^ need)
@@ -126,7 +127,7 @@ class Senders(Receivers):
                         )
                     else:
                         self._log.write(
-                            place, last, tag, seed, seq, now, now + lifetime, payload, names
+                            place, last, tag, seed, seq, now, expires, payload, names
                         )
                     words[TAIL] = place + need  # the commit
                     words[SEQUENCE] = seq

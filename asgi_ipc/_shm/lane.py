@@ -68,7 +68,7 @@ BOARD = slice(BUSY * 8, FLAGS + LANES)
 EMPTY = b"\0" * (FLAGS + LANES - BUSY * 8)
 """All of it, and what it is when nobody is inside or wants in."""
 
-TURNS, LOOKS = 60, 5
+TURNS, LOOKS = 12, 40
 """Of a wait for an empty board: how often the processor is given to others, and looks between."""
 
 SUPPORTED = sys.platform.startswith("linux") and os.uname()[4] == "x86_64"
