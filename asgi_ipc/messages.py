@@ -134,6 +134,8 @@ class MessageStore(Outbox, Figures):
                     words[LIVE] = live
                     if not live:
                         words[HEAD] = words[TAIL]
+                    elif words[HEAD] == record:
+                        words[HEAD] = record + size
                     break
             if waiter is not None:
                 if found is None:

@@ -133,7 +133,8 @@ class Records(object):
         words = self._words
         following = words[record + NEXT]
         count = words[entry + COUNT] - 1
-        live = words[LIVE] - (words[record] & M32) * TWIN
+        size = words[record] & M32
+        live = words[LIVE] - size * TWIN
         if count < 0 or live < 0 or (not following) != (not count):
             # Found before the commit, so that what is tried again is not done twice.
             raise Damage(WRONG_COUNT)
@@ -145,6 +146,9 @@ class Records(object):
         words[LIVE] = live
         if not live:
             words[HEAD] = words[TAIL]
+        elif words[HEAD] == record:
+            # What ``Ring.sweep`` would find, which has less to do then.
+            words[HEAD] = record + size
 
     def drop_expired(self, entry, now):
         """End the records at the front of a queue whose time is up; True if there were any."""
