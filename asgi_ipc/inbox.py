@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 BATCH = 64
 """Records that are taken under one lock of the store: 0.2 ms or so of the others' time."""
 
-Record = Tuple[List[str], bytes, int]
-"""Local names, payload, when it expires (ns)."""
+Record = Tuple[str, bytes, int]
+"""Local names joined by newlines, payload, when it expires (ns)."""
 
 Item = Tuple[int, bytes]
 """When it expires (ns), payload."""
@@ -150,7 +150,7 @@ class Inbox:
                 batch = self._batch(queue)
                 if not batch:
                     return None
-            if len(batch) == 1 and batch[0][0] == [local] and batch[0][2] > clock.now():
+            if len(batch) == 1 and batch[0][0] == local and batch[0][2] > clock.now():
                 return batch[0][1]
             filled = self._sort(queue, batch)
             payload = self._pop(channel)
@@ -237,7 +237,7 @@ class Inbox:
         filled: List[str] = []
         for names, payload, expires in records:
             item = (expires, payload)
-            channels = [queue + local for local in names]
+            channels = _channels(queue, names)
             new = dict.fromkeys(channels, item)
             if (
                 len(new) == len(channels)
@@ -269,8 +269,7 @@ class Inbox:
 
     def _expire_posted(self, queue: str, posted: Deque[Record], now: int) -> None:
         while posted and posted[0][2] <= now:
-            names = posted.popleft()[0]
-            self._stores.messages.lapsed.extend(queue + local for local in names)
+            self._stores.messages.lapsed.extend(_channels(queue, posted.popleft()[0]))
         if not posted:
             self._posted.pop(queue, None)
 
@@ -281,3 +280,8 @@ class Inbox:
         if not buffer:
             del self._buffers[channel]
         return bool(buffer)
+
+
+def _channels(queue: str, names: str) -> List[str]:
+    """The channels of a queue that have these local names. Cost: 40 ns each."""
+    return (queue + names.replace("\n", "\n" + queue)).split("\n")

@@ -159,7 +159,7 @@ class MessageStore(Outbox, Figures):
     def receive_batch(self, queue, limit, again=False):
         """Take up to ``limit`` records of one queue under one lock.
 
-        :returns: list of ([local names], payload, when it expires in ns).
+        :returns: list of (local names joined by newlines, payload, when it expires in ns).
         """
         now = self._clock()
         if now >= self._next_look:
@@ -182,7 +182,7 @@ class MessageStore(Outbox, Figures):
                 payload, names, offset = self._log.read(record, hint[2])
                 expires = words[record + EXPIRES]
                 self._log.end_first(entry, record)
-                batch.append((names[offset:].decode("ascii").split("\n"), payload, expires))
+                batch.append((names[offset:].decode("ascii"), payload, expires))
             lock.release()
         except BaseException as error:
             lock.abandon()

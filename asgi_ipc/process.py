@@ -80,7 +80,7 @@ class Process:
         """Send; see ``MessageStore.send``."""
         messages = self.stores.messages
         if queue.endswith(self.own) and messages.quiet(queue):
-            record = ([local], payload, clock.now() + self.lifetime)
+            record = (local, payload, clock.now() + self.lifetime)
             if not self.inbox.post(queue, record, capacity, at_once=True):
                 raise ChannelFull(_why_full(queue, capacity))
         else:
@@ -128,8 +128,7 @@ class Process:
                 full += self.stores.told_of(group, [queue for queue, _ in found])
         # Not before that: it cannot fail, so nobody is sent to twice.
         for queue, locals_, capacity in own:
-            names = locals_.decode("ascii").split("\n")
-            record = (names, payload, clock.now() + self.lifetime)
+            record = (locals_.decode("ascii"), payload, clock.now() + self.lifetime)
             if not self.inbox.post(queue, record, capacity, at_once=False):
                 full.append(queue)
         if full:

@@ -156,7 +156,11 @@ class BatchReceiver(Receiver):
         self.journal.write("R", self.limit * names, clock.now())
         batch = self.call(self.layer._stores.messages.receive_batch, queue, self.limit)
         self.note(
-            [(queue + local, unpack(payload)) for names, payload, _ in batch for local in names]
+            [
+                (queue + local, unpack(payload))
+                for names, payload, _ in batch
+                for local in names.split(u"\n")
+            ]
         )
         if not batch:
             time.sleep(5 * PAUSE)

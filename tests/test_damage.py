@@ -337,8 +337,8 @@ class Case(object):
             self.note(*found)
 
     def receive_batch(self, store):
-        for locals_, payload, _ in store.receive_batch(u"p!", 4):
-            for local in locals_:
+        for names, payload, _ in store.receive_batch(u"p!", 4):
+            for local in names.split(u"\n"):
                 self.note(u"p!", local, payload)
 
     def wait(self, store):

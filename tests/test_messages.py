@@ -254,10 +254,10 @@ def test_receive_batch(store, clock):
         put(store, u"p!", b"%d" % number, local=u"l%d" % number)
     store.send_each([(u"p!", b"x\ny", 9)], b"m", LONG)
     end = clock.time + LONG
-    assert store.receive_batch(u"p!", 2) == [([u"l0"], b"0", end), ([u"l1"], b"1", end)]
+    assert store.receive_batch(u"p!", 2) == [(u"l0", b"0", end), (u"l1", b"1", end)]
     rest = store.receive_batch(u"p!", 100)
     assert [(names, payload) for names, payload, _ in rest] == [
-        ([u"l2"], b"2"), ([u"l3"], b"3"), ([u"l4"], b"4"), ([u"x", u"y"], b"m")
+        (u"l2", b"2"), (u"l3", b"3"), (u"l4", b"4"), (u"x\ny", b"m")
     ]
     assert {expires for _, _, expires in rest} == {end}
     assert store.receive_batch(u"p!", 9) == []
@@ -268,7 +268,7 @@ def test_receive_batch(store, clock):
 def test_receive_batch_goes_on_where_a_receive_stopped(store, clock):
     store.send_each([(u"p!", b"x\ny\nz", 9)], b"m", LONG)
     assert get(store, u"p!")[1] == u"x"
-    assert store.receive_batch(u"p!", 9) == [([u"y", u"z"], b"m", clock.time + LONG)]
+    assert store.receive_batch(u"p!", 9) == [(u"y\nz", b"m", clock.time + LONG)]
 
 
 # -- what an event loop asks ---------------------------------------------------------------

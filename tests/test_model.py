@@ -54,7 +54,8 @@ class Real(object):
         return self.messages.receive(queues)
 
     def batch(self, queue, limit):
-        return self.messages.receive_batch(queue, limit)
+        found = self.messages.receive_batch(queue, limit)
+        return [(names.split("\n"), payload, expires) for names, payload, expires in found]
 
     def send_each(self, targets, payload, lifetime):
         return [queue for queue, _ in self.messages.send_each(targets, payload, lifetime)]

@@ -223,7 +223,7 @@ def test_fan_out_under_contention(prefix):
                 sent += all(queue != u"r" for queue, _ in dropped)
             elif rnd.random() < 0.5:
                 batch = store.receive_batch(rnd.choice((u"p!", u"q!")), 5)
-                received += sum(len(locals_) for locals_, _, _ in batch)
+                received += sum(len(names.split(u"\n")) for names, _, _ in batch)
             else:
                 received += get(store, u"q!", u"p!", u"r") is not None
             if rnd.random() < 0.02:
