@@ -261,7 +261,7 @@ def test_one_stopped_with_the_token_holds_nobody_up(prefix, make_layer):
 @pytest.mark.parametrize(
     "operation, before",
     [(lock_module._TRY, False), (lock_module._UNLOCK, True)],
-    ids=["after the flock and before the door", "after the post and before the unlock"],
+    ids=["after the flock and before SLOW", "after the post and before the unlock"],
 )
 def test_one_stopped_with_the_flock_alone_keeps_out_who_comes_slowly(
     prefix, make_layer, operation, before
