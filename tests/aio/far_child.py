@@ -22,7 +22,8 @@ class Server:
         if words[0] == "cancel":
             task = self.tasks.get(words[1])
             if task is not None:
-                task.cancel()
+                # Not before its first step: it would be gone without a word.
+                self.loop.call_soon(task.cancel)
             return
         self.tasks[number] = self.loop.create_task(self.answer(number, *words))
 
