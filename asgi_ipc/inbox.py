@@ -238,20 +238,12 @@ class Inbox:
         for names, payload, expires in records:
             item = (expires, payload)
             channels = _channels(queue, names)
-            new = dict.fromkeys(channels, item)
-            if (
-                len(new) == len(channels)
-                and new.keys().isdisjoint(single)
-                and new.keys().isdisjoint(buffers)
-            ):
-                # As it is mostly, and half of what one by one takes.
-                single.update(new)
-            else:
-                for channel in channels:
-                    if channel in single or channel in buffers:
-                        self._stack(queue, channel, item)
-                    else:
-                        single[channel] = item
+            for channel in channels:
+                # No call between the look and the store: a finalizer in there may receive.
+                if channel in single or channel in buffers:
+                    self._stack(queue, channel, item)
+                else:
+                    single[channel] = item
             filled += channels
         return filled
 
