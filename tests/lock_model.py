@@ -88,6 +88,7 @@ class Lock(object):
             yield "fence"
             if (yield "memory[BOARD]"):
                 if self.closed:
+                    yield "memory[mine] = DOWN"
                     raise LayerClosed
                 self._inside = holder
                 return False

@@ -188,6 +188,8 @@ class SegmentLock(object):
                 holder.fence = fence.other
                 if memory[BOARD] == holder.alone:
                     if self._closed:
+                        # Not only by ``abandon``, before which one more exception may come.
+                        memory[mine] = DOWN
                         raise LayerClosed(CLOSED)
                     self._inside = holder
                     return False
