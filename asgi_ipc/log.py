@@ -120,6 +120,11 @@ class Log(Ring):
         self._string(sorted(live))
         if not words[LIVE]:
             words[HEAD] = words[TAIL]
+            if words[TAIL] >= self.end:
+                # With a LIMIT that was written over, the last one went up to the very end: there
+                # is no word left that would lead round.
+                words[HEAD] = self.start
+                words[TAIL] = self.start
         words[FLUSHING] = 0
         return highest, dropped + damaged
 
@@ -141,8 +146,9 @@ class Log(Ring):
         """After damage: skip what lies between the records that are left."""
         words = self._words
         head, tail, end = words[HEAD], words[TAIL], self.reserved
-        if not (self.start <= head <= end and self.start <= tail <= end):
-            # Nothing else is known: the log is what could be read, in one piece.
+        if not (self.start <= head <= end and self.start <= tail < end):
+            # Nothing else is known: the log is what could be read, in one piece. (A word below
+            # the end is kept free, so TAIL is never there, once there was a record.)
             head = words[HEAD] = self.start
             tail = max([self.start] + [place + (words[place] & M32) for place in records])
             words[TAIL] = tail

@@ -8,7 +8,7 @@ from storekit import drain, get, put, try_put
 
 from asgi_ipc import ring
 from asgi_ipc._shm.segment import EPOCH
-from asgi_ipc._shm.words import M32, Damage
+from asgi_ipc._shm.words import M32, TWIN, Damage
 from asgi_ipc.errors import ChannelFull
 from asgi_ipc.layout import (
     DAMAGED,
@@ -22,6 +22,7 @@ from asgi_ipc.layout import (
     PREV,
     R_STATE,
     RECORD_WORDS,
+    RESERVED,
     SEQ,
     TAIL,
 )
@@ -332,6 +333,18 @@ def test_a_wrong_word_in_a_record_loses_that_one_at_most(store, word):
     assert store.check() == []
     put(store, u"a", b"goes on")
     assert drain(store, u"a") == [b"goes on"]
+
+
+def test_a_tail_at_the_very_end_leads_back_to_the_start(store):
+    """As after a LIMIT that was written over: the last record went up to the end of the segment."""
+    log, words = store._log, store._words
+    assert log._reserve(log.start * 8, log.end * 8)
+    words[RESERVED] = log.end * TWIN
+    words[HEAD] = words[TAIL] = log.end
+    words[LIMIT] = 0
+    put(store, u"a", b"x")
+    assert get(store, u"a")[2] == b"x"
+    assert store.check() == []
 
 
 @pytest.mark.parametrize("word", [HEAD, TAIL, LIVE, LIMIT])
