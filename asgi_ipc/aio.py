@@ -191,12 +191,11 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             queue, local, _ = self._routes.here(channel)
         process = self._process
         decode: Callable[[bytes], Message] = unpack
-        breath = self._breath
-        if breath >= BREATH:
+        if self._breath >= BREATH:
             # Where there is always something, nothing else here lets the loop go on.
-            breath = 0
+            self._breath = 0
             await asyncio.sleep(0)
-        self._breath = breath + 1
+        self._breath += 1
         try:
             if queue[-1] == "!":
                 if not process.owns(queue):
