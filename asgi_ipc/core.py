@@ -146,9 +146,7 @@ class IPCChannelLayer(object):
         :returns: (channel, message), or (None, None).
         :raises TypeError: a wrong name, or one that is another machine's.
         """
-        queues = self._readable.all(channels)
-        if len(queues) > 1:
-            queues = self._turned(queues)
+        queues = self._queues(channels)
         messages = self._stores.messages
         if block:
             found = messages.receive_blocking(queues, self.block_timeout)
@@ -175,8 +173,7 @@ class IPCChannelLayer(object):
         stop waiting. Cost and errors as ``receive``. It fires with (None, None) after
         ``block_timeout`` seconds, never at once.
         """
-        queues = self._turned(self._readable.all(channels))
-        return reactor.receive(self, self._stores, queues)
+        return reactor.receive(self, self._stores, self._queues(channels))
 
     def new_channel(self, pattern=None):
         """Return a new name for a single-reader channel.
@@ -344,8 +341,11 @@ class IPCChannelLayer(object):
 
     # -- inside ----------------------------------------------------------------------
 
-    def _turned(self, queues):
-        """The same, beginning with another one each time."""
+    def _queues(self, channels):
+        """Check the names to receive from; return them, beginning with another each time."""
+        queues = self._readable.all(channels)
+        if len(queues) == 1:
+            return queues
         self._turn = turn = (self._turn + 1) % len(queues)
         return queues[turn:] + queues[:turn]
 
