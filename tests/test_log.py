@@ -7,6 +7,7 @@ import pytest
 from storekit import drain, get, put, try_put
 
 from asgi_ipc import ring
+from asgi_ipc._shm.lane import BUSY
 from asgi_ipc._shm.segment import EPOCH
 from asgi_ipc._shm.words import M32, TWIN, Damage
 from asgi_ipc.errors import ChannelFull
@@ -344,6 +345,19 @@ def test_a_tail_at_the_very_end_leads_back_to_the_start(store):
     words[LIMIT] = 0
     put(store, u"a", b"x")
     assert get(store, u"a")[2] == b"x"
+    assert store.check() == []
+
+
+def test_a_tail_that_was_written_over_with_the_end_is_found_again(store):
+    """With a message that lives, which is kept."""
+    log, words = store._log, store._words
+    put(store, u"a", b"x")
+    assert log._reserve(log.start * 8, log.end * 8)
+    words[RESERVED] = log.end * TWIN
+    words[TAIL] = log.end
+    words[BUSY] = 1
+    put(store, u"a", b"y")
+    assert drain(store, u"a") == [b"x", b"y"]
     assert store.check() == []
 
 
