@@ -10,7 +10,6 @@ including the ``!``, and the local part.
 Every operation is one critical section, as ``guarded`` says; then those are rung whom there is
 to ring. The commit words are named in ``layout``.
 """
-
 from asgi_ipc._shm import clock as monotonic
 from asgi_ipc._shm.lane import BOARD, EMPTY
 from asgi_ipc._shm.words import M32, TWIN, Damage, crc32

@@ -9,7 +9,6 @@ A record ends with the store of 0 as its STATE; it begins with something that is
 binds it to its channel, and if its STATE is sealed by that check. Any other is damage, which is
 found before anything is written.
 """
-
 from asgi_ipc._shm.words import M32, TWIN, Damage, crc32
 from asgi_ipc.layout import (
     CHECK,

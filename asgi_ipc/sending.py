@@ -8,7 +8,6 @@ the commit. Then the record is linked, and who waits is taken off the list, to b
 has all of it written out, and looks at no word twice: with calls of ``Records`` it takes 0.5 us
 more.
 """
-
 from asgi_ipc import crossing, statistics
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc._shm.words import M32, TWIN, Damage, crc32

@@ -173,6 +173,16 @@ def leaves_its_flag(pause, event):
     return event.kind == "dies" or pause.step == "lane.give()"
 
 
+def left_up(found, who):
+    """What a look has found, when a flag is left up: unless seen to be down, it is a dead one's."""
+    return found if found & 8 << who else found & ~4
+
+
+def all_down(found, who, processes):
+    """Whether a look of ``who`` has found the flag of each other process down."""
+    return found >> 3 | 1 << who == (1 << processes) - 1
+
+
 class Broken(Exception):
     """A property does not hold; ``trace`` is a shortest way to see it, a line a step."""
 
@@ -219,7 +229,6 @@ class Explorer(object):
             (self._number(NEW._replace(count=count)), (0,) * processes, (0,) * processes)
             for count in counts
         ]
-        self._everyone = (1 << processes) - 1
         self._nothing = (0,) * processes
         self._inside = [pause.step in INSIDE for pause in graph.pauses]
         self._looking = [pause.step in LOOKS for pause in graph.pauses]
@@ -304,8 +313,7 @@ class Explorer(object):
                         continue
                     seen = found
                     if local & FLAG and leaves_its_flag(self.graph.pauses[local >> BITS], event):
-                        # What was not seen to be down is seen to be up still, as a dead one's.
-                        seen = [bits if bits & 8 << index else bits & ~4 for bits in found]
+                        seen = [left_up(bits, index) for bits in found]
                     new = self._joined(after, locals_, seen, index, new_local)
                     yield new, problem, index, event
 
@@ -316,7 +324,7 @@ class Explorer(object):
         shared, locals_, found = state
         others = locals_[:index] + locals_[index + 1 :]
         up = any(local & FLAG for local in others)
-        been_down = found[index] >> 3 | 1 << index == self._everyone
+        been_down = all_down(found[index], index, len(locals_))
         step = self.graph.pauses[locals_[index] >> BITS].step
         return may_find(
             answer_of(event), step, self._shared[shared], up, been_down, found[index] & 7

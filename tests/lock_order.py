@@ -15,7 +15,7 @@ multiprocessors" (Communications of the ACM 53(7), 2010).
 import itertools
 from collections import namedtuple
 
-from lock_explorer import Search, describe
+from lock_explorer import Search, all_down, describe, leaves_its_flag, left_up
 from lock_model import FLAG, FLOCK, INSIDE, LOOKS, NEW, absent, may_find, problem_of, take
 
 FENCES = ["acquire", "_shut_out"]
@@ -96,7 +96,7 @@ class Processors(Search):
             if taken is None:
                 continue
             result, store, problem = taken
-            gone = pause.step == "lane.give()" and memory.flags[who]
+            gone = memory.flags[who] and leaves_its_flag(pause, event)
             new = self._with(state, who, after, buffer + store, result, 0, gone)
             inside = [self._graph.pauses[place].step in INSIDE for place, _, _ in new[1:]]
             problem = "two inside" if sum(inside) > 1 else problem
@@ -117,7 +117,7 @@ class Processors(Search):
             return memory, (STORES[step],), problem
         if step in LOOKS:
             up = any(flag for other, flag in enumerate(memory.flags) if other != who)
-            been_down = found >> 3 | 1 << who == (1 << len(memory.flags)) - 1
+            been_down = all_down(found, who, len(memory.flags))
             possible = may_find(answer, step, shared, up, been_down, found & 7)
             return (memory, (), problem) if possible else None
         result = take(step, answer, shared, own, memory.flock in (None, who))
@@ -142,8 +142,7 @@ class Processors(Search):
                 seen = memory
                 for store in stores:
                     seen = stored(seen, number, store)
-                # As ``lock_explorer`` has it.
-                kept = bits & ~4 if gone and not bits & 8 << who else bits
+                kept = left_up(bits, who) if gone else bits
                 down = sum((not flag) * (8 << other) for other, flag in enumerate(memory.flags))
                 each[number] = at, stores, kept | absent(_shared(seen)) | down
         return (memory,) + tuple(each)

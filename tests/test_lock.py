@@ -18,11 +18,11 @@ from asgi_ipc._shm import clock, inside, lane
 from asgi_ipc._shm import lock as lock_module
 from asgi_ipc._shm.lane import BOARD, BUSY, DOWN, EMPTY, SLOW
 from asgi_ipc._shm.lock import SegmentLock
-from asgi_ipc._shm.segment import FIRST_FREE_WORD, PAGE, Segment
+from asgi_ipc._shm.segment import PAGE, RECOVERIES, Segment
 from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
 
 A_SECOND = 1.0
-COUNTER = FIRST_FREE_WORD
+COUNTER = RECOVERIES + 1
 
 
 def a_page(size):
@@ -650,6 +650,19 @@ def called(*arguments):
     raise AssertionError("this was not to be called")
 
 
+class Through(object):
+    """A segment's memory, for those between whom and which a test is to come."""
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def __getitem__(self, where):
+        return self.memory[where]
+
+    def __setitem__(self, where, what):
+        self.memory[where] = what
+
+
 @fast_way
 def test_who_finds_another_inside_watches_the_board(segment, attach, monkeypatch):
     """And goes in by the fast way as soon as it is empty."""
@@ -674,23 +687,20 @@ def test_two_that_raise_their_flags_at_once_put_them_down_again(segment, attach,
     number = mine(other.lock).lane
     looks = []
 
-    class Meeting(object):
-        """The segment's memory, in which the other has raised its flag as well, for once."""
+    class Meeting(Through):
+        """The other has raised its flag as well, for once."""
 
         def __getitem__(self, where):
             if where is BOARD and not looks:
-                looks.append(segment.map[where])
-                segment.map[number] = lane.flag_of(number)
-                found = segment.map[where]
-                segment.map[number] = DOWN
+                looks.append(self.memory[where])
+                self.memory[number] = lane.flag_of(number)
+                found = self.memory[where]
+                self.memory[number] = DOWN
                 return found
-            return segment.map[where]
-
-        def __setitem__(self, where, what):
-            segment.map[where] = what
+            return self.memory[where]
 
     awake(monkeypatch)
-    monkeypatch.setattr(segment.lock, "_memory", Meeting())
+    monkeypatch.setattr(segment.lock, "_memory", Meeting(segment.map))
     monkeypatch.setattr(SegmentLock, "_go_slowly", called)
     assert segment.lock.acquire() is False
     assert looks == [lane.alone(mine(segment.lock).lane)]
@@ -806,23 +816,20 @@ def test_who_breaks_off_outside_leaves_nothing(segment, attach):
 
 
 @fast_way
-def test_what_broke_off_is_known_when_who_finds_it_dies_as_well(segment, attach, monkeypatch):
+def test_what_broke_off_is_known_when_who_finds_it_dies_as_well(segment, attach):
     """The flags of the dead are put down when the busy word tells of them already."""
     other = attach()
     use(segment.lock)
     segment.lock.acquire()
     segment.lock.abandon()
 
-    class Dies(object):
-        def __getitem__(self, where):
-            return segment.map[where]
-
+    class Dies(Through):
         def __setitem__(self, where, what):
-            segment.map[where] = what
+            self.memory[where] = what
             os.kill(os.getpid(), signal.SIGKILL)
 
     def die():
-        other.lock._memory = Dies()
+        other.lock._memory = Dies(segment.map)
         use(other.lock)
 
     Child(die).wait()

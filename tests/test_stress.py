@@ -8,11 +8,11 @@ import pytest
 from storekit import LONG, Child, drain, get, open_messages, put
 
 from asgi_ipc._shm import lock as lock_module
-from asgi_ipc._shm.segment import FIRST_FREE_WORD, PAGE, Segment
+from asgi_ipc._shm.segment import PAGE, RECOVERIES, Segment
 from asgi_ipc.errors import ChannelFull
 
 SIZE = 256 * 1024
-OWNER, COUNTER = FIRST_FREE_WORD, FIRST_FREE_WORD + 1
+OWNER, COUNTER = RECOVERIES + 1, RECOVERIES + 2
 WORKERS, ROUNDS = 4, 400
 
 

@@ -133,14 +133,18 @@ def lives(descriptor, lane):
 
 def flag_of(lane):
     """What the flag of a lane is when it is up, as a mmap takes it."""
-    number = lane - FLAGS + 1
-    return number if six.PY3 else chr(number)
+    return _number(lane) if six.PY3 else chr(_number(lane))
 
 
 def alone(lane):
     """The board with the flag of a lane, and nothing else."""
     before = lane - BUSY * 8
-    return EMPTY[:before] + six.int2byte(lane - FLAGS + 1) + EMPTY[before + 1 :]
+    return EMPTY[:before] + six.int2byte(_number(lane)) + EMPTY[before + 1 :]
+
+
+def _number(lane):
+    """What a flag that is up consists of: so what something else has left there is none."""
+    return lane - FLAGS + 1
 
 
 def raised(memory):
@@ -149,7 +153,7 @@ def raised(memory):
     if flags == _NO_FLAGS:
         return [], []
     found = [
-        (lane, flag == lane - FLAGS + 1)
+        (lane, flag == _number(lane))
         for lane, flag in enumerate(six.iterbytes(flags), FLAGS)
         if flag
     ]

@@ -57,7 +57,6 @@ from asgi_ipc.errors import LayerClosed, SegmentError
 
 MAGIC, LAYOUT, KIND, SIZE = range(4)
 EPOCH, KEY, SEAL, WAITS, WAITED, RECOVERIES = range(5, 11)
-FIRST_FREE_WORD = 11
 _UNSIGNED = struct.Struct("=Q")
 _SEALED = struct.Struct("=4Q")
 MAGIC_VALUE = _UNSIGNED.unpack(b"ASGI_IPC")[0]
