@@ -98,8 +98,9 @@ def pack(message):
     except Exception as error:  # noqa: BLE001 (of many kinds, by version and implementation)
         refusal = _refusal(message, error)
     else:
-        if len(data) <= _UNSUSPICIOUS_SIZE or not _suspicious(arrives, data):
-            if len(data) <= _KEPT_SIZE:
+        size = len(data)
+        if size <= _UNSUSPICIOUS_SIZE or not _suspicious(arrives, data):
+            if size <= _KEPT_SIZE:
                 _put_back(packers)
             return data
         refusal = _find_fault(arrives)

@@ -146,7 +146,9 @@ class IPCChannelLayer(object):
         :returns: (channel, message), or (None, None).
         :raises TypeError: a wrong name, or one that is another machine's.
         """
-        queues = self._queues(channels)
+        queues = self._readable.all(channels)
+        if len(queues) > 1:
+            queues = self._in_turn(queues)
         messages = self._stores.messages
         if block:
             found = messages.receive_blocking(queues, self.block_timeout)
@@ -173,7 +175,7 @@ class IPCChannelLayer(object):
         stop waiting. Cost and errors as ``receive``. It fires with (None, None) after
         ``block_timeout`` seconds, never at once.
         """
-        return reactor.receive(self, self._stores, self._queues(channels))
+        return reactor.receive(self, self._stores, self._in_turn(self._readable.all(channels)))
 
     def new_channel(self, pattern=None):
         """Return a new name for a single-reader channel.
@@ -341,9 +343,8 @@ class IPCChannelLayer(object):
 
     # -- inside ----------------------------------------------------------------------
 
-    def _queues(self, channels):
-        """Check the names to receive from; return them, beginning with another each time."""
-        queues = self._readable.all(channels)
+    def _in_turn(self, queues):
+        """The queues to receive from, beginning with another each time."""
         if len(queues) == 1:
             return queues
         self._turn = turn = (self._turn + 1) % len(queues)

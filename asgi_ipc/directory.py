@@ -20,6 +20,7 @@ import re
 
 from asgi_ipc import statistics
 from asgi_ipc._shm.clock import SECOND
+from asgi_ipc._shm.segment import view_part
 from asgi_ipc._shm.slots import LINK, STATE
 from asgi_ipc._shm.words import LARGEST_COUNT, M32, Damage
 from asgi_ipc.layout import (
@@ -49,16 +50,23 @@ HINTS_KEPT = 20000
 STRIDE, LONG_STRIDE = 2, 1024
 """Entries that the hand passes for a new name, and when none is free."""
 
-NO_HINT = 0, None, 0, 0
+NO_HINT = 0, None, 0, 0, (0,) * ENTRY_WORDS
 """Of a name that is not known: no word holds such a hash."""
+
+
+class _Hints(dict):
+    """Of a name that is not in it, ``NO_HINT``; to ``get``, None."""
+
+    def __missing__(self, name):
+        return NO_HINT
 
 
 class Directory(object):
     """View of the buckets and entries of a message segment.
 
-    ``hints`` maps a name to (entry, hash, seed, tag) for those who look before they call: valid
-    while ``words[entry + HASH]`` is that hash. ``seed`` begins the check of records, ``tag`` is
-    theirs but for the size.
+    ``hints`` maps a name to (entry, hash, seed, tag, words) for those who look before they call:
+    valid while ``words[HASH]`` is that hash. ``seed`` begins the check of records, ``tag`` is
+    theirs but for the size, ``words`` are the entry's own.
     """
 
     def __init__(self, segment, slots, geometry):
@@ -68,7 +76,7 @@ class Directory(object):
         self._first_bucket = geometry.first_bucket
         self._buckets = geometry.buckets
         self.slots = slots
-        self.hints = {}
+        self.hints = _Hints()
 
     def find(self, name):
         """Return the hint of a name, or None if the channel has no entry."""
@@ -203,7 +211,8 @@ class Directory(object):
         if len(self.hints) >= HINTS_KEPT:
             self.hints.clear()
         tag = TAG_MAGIC << 56 | self.number_of(entry) << 32
-        hint = (entry, number, number & M32, tag)
+        own = view_part(self._map, self._words, entry, ENTRY_WORDS)
+        hint = (entry, number, number & M32, tag, own)
         self.hints[name] = hint
         return hint
 

@@ -133,6 +133,8 @@ TAG = 0
 R_STATE, NEXT, PREV, CHECK, SEQ, SENT_AT, EXPIRES, LENGTHS = range(1, 9)
 RECORD_WORDS = 9
 RECORD_BYTES = RECORD_WORDS * 8
+ROUND_UP = RECORD_BYTES + 7
+"""With the bytes of payload and names, eight times the words of a record, and what is cut off."""
 
 TAG_MAGIC = 0xA5
 WRAP = TAG_MAGIC << 56 | 0xFFFFFF << 32

@@ -13,7 +13,6 @@ to ring. The commit words are named in ``layout``.
 from asgi_ipc._shm import clock as monotonic
 from asgi_ipc._shm.lane import BOARD, EMPTY
 from asgi_ipc._shm.words import M32, TWIN, Damage, crc32
-from asgi_ipc.directory import NO_HINT
 from asgi_ipc.figures import Figures
 from asgi_ipc.layout import (
     CHECK,
@@ -28,12 +27,12 @@ from asgi_ipc.layout import (
     LIVE,
     NEXT,
     R_STATE,
-    RECORD_WORDS,
+    ROUND_UP,
     SEQ,
     TAIL,
 )
 from asgi_ipc.outbox import Outbox
-from asgi_ipc.records import NO_RECORD, SMALL, WRONG_COUNT
+from asgi_ipc.records import NO_RECORD, NOT_SMALL, WRONG_COUNT
 
 MINIMUM_SIZE = 64 * 1024
 """Bytes of the smallest segment that is worth the name."""
@@ -89,24 +88,24 @@ class MessageStore(Outbox, Figures):
             if lock.acquire():
                 self._recover()
             for queue in queues:
-                entry, number, seed, _ = self._hints.get(queue, NO_HINT)
-                if words[entry + HASH] != number:
+                entry, number, seed, _, own = self._hints[queue]
+                if own[HASH] != number:
                     hint = self._directory.find(queue)
                     if hint is None:
                         continue
-                    entry, _, seed, _ = hint
-                record = words[entry + FIRST]
+                    entry, _, seed, _, own = hint
+                record = own[FIRST]
                 if record and words[record + EXPIRES] <= now:
                     self._log.drop_expired(entry, now)
-                    record = words[entry + FIRST]
+                    record = own[FIRST]
                 if record:
-                    lengths = words[record + LENGTHS]
-                    if lengths & M32 or lengths >> 32 > SMALL:
+                    length = words[record + LENGTHS]
+                    if length & NOT_SMALL:
                         found = self._take(queue, entry, record, seed)
                         break
                     # ``Records.read``, written out for a record without names.
-                    length = lengths >> 32
-                    size = RECORD_WORDS + (length + 7 >> 3)
+                    length >>= 32
+                    size = length + ROUND_UP >> 3
                     check = words[record + CHECK]
                     begin = (record + SEQ) * 8
                     checked = self._map[begin : begin + CHECKED_BYTES + length]
@@ -119,17 +118,17 @@ class MessageStore(Outbox, Figures):
                     # ``Records.end_first``, written out: 0.1 us less than to call it, and what was
                     # taken is known from the commit on, whatever comes after it.
                     following = words[record + NEXT]
-                    count = words[entry + COUNT] - 1
+                    count = own[COUNT] - 1
                     live = words[LIVE] - size * TWIN
-                    if count < 0 or live < 0 or (not following) != (not count):
+                    if (count <= 0 if following else count) or live < 0:
                         raise Damage(WRONG_COUNT)
                     payload = checked[CHECKED_BYTES:]
                     words[record + R_STATE] = 0  # the commit
                     found = queue, "", payload
-                    words[entry + FIRST] = following
+                    own[FIRST] = following
                     if not following:
-                        words[entry + LAST] = 0
-                    words[entry + COUNT] = count
+                        own[LAST] = 0
+                    own[COUNT] = count
                     words[LIVE] = live
                     if not live:
                         words[HEAD] = words[TAIL]
@@ -286,5 +285,7 @@ class MessageStore(Outbox, Figures):
         self.wake_all()
         # Python 2.7 keeps a mapping, and its descriptor, as long as anything refers to it.
         self._shared = NOTHING
+        # Views of it, which keep it everywhere.
+        self._hints.clear()
         self._words = self._map = self._log = self._directory = self._waiters = None
 

@@ -26,7 +26,7 @@ from asgi_ipc.layout import (
     NODE,
     OUTBOX_LIMIT,
     RATES,
-    RECORD_WORDS,
+    ROUND_UP,
     RUN,
     SENT,
     SENT_AT,
@@ -262,7 +262,7 @@ class Outbox(Senders):
         if names:
             raise Damage("a channel's message has names")
         old, expires = words[record + SEQ], words[record + EXPIRES]
-        need = RECORD_WORDS + (len(payload) + len(routing) + 7 >> 3)
+        need = len(payload) + len(routing) + ROUND_UP >> 3
         place = words[TAIL]
         if place + need >= words[LIMIT]:
             place = self._room(need, now)
@@ -270,7 +270,7 @@ class Outbox(Senders):
             record = words[entry + FIRST]
             if not place or not record or words[record + SEQ] != old:
                 return False
-        outbox, _, seed, tag = target
+        outbox, _, seed, tag, _ = target
         seq = words[SEQUENCE] + 1
         last = words[outbox + LAST]
         self._log.write(place, last, tag | need, seed, seq, now, expires, payload, routing)

@@ -26,14 +26,17 @@ from asgi_ipc.layout import (
     NEXT,
     R_STATE,
     RECORD_BYTES,
-    RECORD_WORDS,
+    ROUND_UP,
     SEQ,
     TAIL,
     live_state,
 )
 
-SMALL = 4096
+SMALL = 4095
 """Bytes up to which joining a payload to its header costs less than writing it apart."""
+
+NOT_SMALL = M32 - SMALL << 32 | M32
+"""The bits of LENGTHS that are 0 where there are no names, and ``SMALL`` bytes at most."""
 
 WRONG_LAST = "a queue does not end in an earlier record of its channel"
 WRONG_COUNT = "a queue's count is wrong"
@@ -109,7 +112,7 @@ class Records(object):
         state = words[record + R_STATE]
         check = words[record + CHECK]
         offset = (state & M32) - 1
-        if RECORD_WORDS + (length + more + 7 >> 3) != size or state >> 32 ^ check != offset:
+        if length + more + ROUND_UP >> 3 != size or state >> 32 ^ check != offset:
             raise Damage(NO_RECORD)
         memory = self._map
         begin = (record + SEQ) * 8
@@ -169,7 +172,7 @@ class Records(object):
         size = words[place] & M32
         lengths = words[place + LENGTHS]
         length = (lengths >> 32) + (lengths & M32)
-        if RECORD_WORDS + (length + 7 >> 3) != size:
+        if length + ROUND_UP >> 3 != size:
             return False
         begin = (place + SEQ) * 8
         checked = self._map[begin : begin + CHECKED_BYTES + length]

@@ -30,6 +30,7 @@ from asgi_ipc.layout import (
     RATES,
     RECORD_BYTES,
     RECORD_WORDS,
+    ROUND_UP,
     SEQ,
     SEQUENCE,
     TAIL,
@@ -79,7 +80,7 @@ class Senders(Receivers):
             names = b""
             size = len(payload)
             lengths = size << 32
-        need = RECORD_WORDS + (size + 7 >> 3)
+        need = size + ROUND_UP >> 3
         now = self._clock()
         if now >= self._next_look:
             successor = self._look(now)
@@ -89,28 +90,28 @@ class Senders(Receivers):
         words = self._words
         refused = place = 0
         expires = now + lifetime
-        entry, number, seed, tag = self._hints.get(queue, NO_HINT)
+        entry, number, seed, tag, own = self._hints[queue]
         try:
             if lock.acquire():
                 self._recover()
-            if words[entry + HASH] != number:
-                entry, _, seed, tag = self._directory.obtain(queue, now) or NO_HINT
+            if own[HASH] != number:
+                entry, _, seed, tag, own = self._directory.obtain(queue, now) or NO_HINT
             if not entry:
                 refused = NO_ENTRY
                 words[HEADER_RATES + FULL] += 1
             else:
-                count = words[entry + COUNT]
+                count = own[COUNT]
                 if count >= capacity:
                     refused = self._full(entry, capacity, now)
-                    count = words[entry + COUNT]
+                    count = own[COUNT]
                 if not refused:
                     place = words[TAIL]
                     if place + need >= words[LIMIT]:
                         place = self._room(need, now)
-                        count = words[entry + COUNT]
+                        count = own[COUNT]
                 if place:
                     # ``Records.write``, written out.
-                    last = words[entry + LAST]
+                    last = own[LAST]
                     seq = words[SEQUENCE] + 1
                     tag |= need
                     if last and ((words[last] ^ tag) >> 32 or words[last + SEQ] >= seq):
@@ -131,14 +132,17 @@ class Senders(Receivers):
                     words[TAIL] = place + need  # the commit
                     words[SEQUENCE] = seq
                     # ``Records.link``, written out.
-                    words[last + NEXT if last else entry + FIRST] = place
-                    words[entry + LAST] = place
-                    words[entry + COUNT] = count + 1
+                    if last:
+                        words[last + NEXT] = place
+                    else:
+                        own[FIRST] = place
+                    own[LAST] = place
+                    own[COUNT] = count + 1
                     words[LIVE] += need * TWIN
-                    words[entry + RATES] += 1
-                    if now >= words[entry + WINDOW] + SECOND:
+                    own[RATES] += 1
+                    if now >= own[WINDOW] + SECOND:
                         self._roll(entry, now)
-                    if words[entry + WAIT_FIRST]:
+                    if own[WAIT_FIRST]:
                         self._summon(entry, now)
                     if not seq % SWEEP_EVERY:
                         self._log.sweep(now)
@@ -234,8 +238,8 @@ class Senders(Receivers):
         They, or the first one if that fits nowhere, go from ``ready`` and ``left``.
         """
         words, log = self._words, self._log
-        size = len(payload) + 7
-        needs = [RECORD_WORDS + (size + len(names) >> 3) for _, _, names in ready]
+        size = len(payload) + ROUND_UP
+        needs = [size + len(names) >> 3 for _, _, names in ready]
         while True:
             need = sum(needs)
             place = words[TAIL]
@@ -251,7 +255,7 @@ class Senders(Receivers):
                 return
         seq = words[SEQUENCE]
         written = []
-        for ((entry, _, seed, tag), _, names), length in zip(ready, needs):
+        for ((entry, _, seed, tag, _), _, names), length in zip(ready, needs):
             seq += 1
             last = words[entry + LAST]
             log.write(

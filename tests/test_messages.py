@@ -547,11 +547,15 @@ def test_an_interrupted_receive_takes_a_message_once(store, monkeypatch, word, e
     """The record's STATE is the commit. What an exception hits later is taken, and lost."""
     for payload in (b"x", b"y"):
         put(store, u"a", payload)
-    entry = store._hints[u"a"][0]
-    state = store._words[entry + FIRST] + R_STATE
-    word = {"state": state, "first": entry + FIRST}.get(word, word)
-    failing = FailingOnce(store._words, word, error())
-    monkeypatch.setattr(store, "_words", failing)
+    hint = store._hints[u"a"]
+    state = hint[4][FIRST] + R_STATE
+    if word == "first":
+        failing = FailingOnce(hint[4], FIRST, error())
+        monkeypatch.setitem(store._hints, u"a", hint[:4] + (failing,))
+    else:
+        word = state if word == "state" else word
+        failing = FailingOnce(store._words, word, error())
+        monkeypatch.setattr(store, "_words", failing)
     found = []
     try:
         found.append(get(store, u"a")[2])

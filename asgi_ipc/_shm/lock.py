@@ -180,8 +180,7 @@ class SegmentLock(object):
         memory = self._memory
         mine = holder.lane
         try:
-            fast = mine and memory is not None
-            while fast:
+            while mine and memory is not None:
                 memory[mine] = holder.up
                 fence = holder.fence
                 fence.act()
@@ -194,7 +193,8 @@ class SegmentLock(object):
                     self._inside = holder
                     return False
                 memory[mine] = DOWN
-                fast = lane.clears(memory)
+                if not lane.clears(memory):
+                    break
             return self._go_slowly(holder)
         except (TypeError, ValueError):
             # Another thread closed it, and there are no words any more.

@@ -89,6 +89,19 @@ def view_words(memory):
     return (ctypes.c_uint64 * (len(memory) // 8)).from_buffer(memory)
 
 
+def view_part(memory, words, first, count):
+    """A view of ``count`` words from ``first`` on, for who goes there often. Cost: 0.1 us.
+
+    An access by it takes 10 ns less, for there is nothing to be added. It keeps the mapping: who
+    has it after the segment was closed has to let go of it, and not to touch it.
+
+    :param words: ``view_words(memory)``.
+    """
+    if six.PY3:
+        return words[first : first + count]
+    return (words._type_ * count).from_buffer(memory, first * 8)
+
+
 def round_up(number, step):
     """The next multiple of ``step``."""
     return -(-number // step) * step
@@ -373,7 +386,11 @@ class Segment(object):
             self.words.release()
         self.words = None
         if self.map is not None and six.PY3:
-            self.map.close()
+            try:
+                self.map.close()
+            except BufferError:
+                # Somebody has a view of a part of it: it goes with the last of these.
+                pass
         self.map = None
 
     def _open_description(self):
