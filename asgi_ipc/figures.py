@@ -23,6 +23,7 @@ from asgi_ipc.layout import (
     LENGTHS,
     LIVE,
     NEXT,
+    PRIME,
     R_STATE,
     RATES,
     SENT_AT,
@@ -151,21 +152,21 @@ class Figures(MessageSegment):
         if words[record] >> 32 != owner:
             raise Damage(NO_RECORD)
         size, lengths = words[record] & M32, words[record + LENGTHS]
-        begin = (record + SEQ) * 8
+        begin = (record + SENT_AT) * 8
         end = begin + CHECKED_BYTES + (lengths >> 32) + (lengths & M32)
         if end > (record + size) * 8:
             raise Damage(NO_RECORD)
-        return record, words[record + R_STATE], words[record + CHECK], hint[2] ^ size, (
-            self._map[begin:end]
-        )
+        numbers = [words[record + word] for word in (SEQ, R_STATE, CHECK)]
+        return record, numbers, hint[2] ^ size, self._map[begin:end]
 
 
-def _unpacked(place, state, check, seed, raw):
+def _unpacked(place, numbers, start, raw):
     """What was copied, taken apart and verified."""
-    seq, sent_at, expires, lengths = CHECKED.unpack_from(raw)
+    seq, state, check = numbers
+    sent_at, expires, lengths = CHECKED.unpack_from(raw)
     end = CHECKED_BYTES + (lengths >> 32)
     names = raw[end:]
     served = (state & M32) - 1
     locals_ = names[served:].decode("ascii", "replace").split(u"\n") if names else []
-    intact = crc32(raw, seed) == check
+    intact = check == seq % PRIME << 32 | crc32(raw, start)
     return Peeked(place, seq, sent_at, expires, raw[CHECKED_BYTES:end], locals_, intact)

@@ -73,10 +73,11 @@ A record is a message, or one message to several process-specific channels of on
 
      0 TAG      0xA5 | number of the entry, 24 bits | words in the record, 32 bits
      1 STATE    0 dead, else 1 + offset of the first name that has not had it, and in the upper
-                half that offset xor CHECK: THE COMMIT WORD OF EVERY RECEIVE
+                half that offset xor the CRC: THE COMMIT WORD OF EVERY RECEIVE
      2 NEXT     the next record of the channel
      3 PREV     the one before (not kept up for the first)
-     4 CHECK    CRC-32 of all from SEQ on, begun with the low halves of HASH and TAG
+     4 CHECK    CRC-32 of all from SENT_AT on, begun with the low halves of HASH and TAG; in the
+                upper half SEQ modulo ``PRIME``
      5 SEQ      sequence number, from 1; order within a channel
      6 SENT_AT  ns
      7 EXPIRES  ns
@@ -88,6 +89,7 @@ A worked example stands in docs/design.rst, and tests/test_layout.py asserts it.
 """
 import os
 import struct
+import sys
 
 from asgi_ipc._shm.slots import CONTROL_WORDS
 from asgi_ipc._shm.words import TWIN
@@ -141,11 +143,11 @@ WRAP = TAG_MAGIC << 56 | 0xFFFFFF << 32
 SKIP = TAG_MAGIC << 56 | 0xFFFFFE << 32
 FLUSH = struct.unpack("=Q", b"flushing")[0]
 
-MUTABLE = struct.Struct("=5Q")
-"""TAG, STATE, NEXT, PREV, CHECK."""
+PRIME = 2**32 - 5
+"""The largest one of 32 bits. What a stray byte makes of SEQ has another remainder."""
 
-CHECKED = struct.Struct("=4Q")
-"""SEQ, SENT_AT, EXPIRES, LENGTHS: with what follows, all that CHECK vouches for."""
+CHECKED = struct.Struct("=3Q")
+"""SENT_AT, EXPIRES, LENGTHS: with what follows, all that a record's CRC is of."""
 
 CHECKED_BYTES = CHECKED.size
 
@@ -195,6 +197,18 @@ def lay_header(words, total_bytes, node=0):
 def _random():
     """A number of ``NODE_BITS`` bits, never 0."""
     return struct.unpack("=Q", os.urandom(8))[0] >> 64 - NODE_BITS or 1
+
+
+_BEGINNING = struct.Struct("=4Q2IQ")
+BEGINNING_BYTES = _BEGINNING.size
+
+
+def _pack_big_endian(tag, state, following, previous, check, remainder, seq):
+    return _BEGINNING.pack(tag, state, following, previous, remainder, check, seq)
+
+
+pack_beginning = _BEGINNING.pack if sys.byteorder == "little" else _pack_big_endian
+"""TAG, STATE, NEXT, PREV, the lower and the upper half of CHECK, SEQ, as bytes."""
 
 
 def live_state(check, offset=0):

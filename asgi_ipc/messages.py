@@ -28,11 +28,12 @@ from asgi_ipc.layout import (
     NEXT,
     R_STATE,
     ROUND_UP,
+    SENT_AT,
     SEQ,
     TAIL,
 )
 from asgi_ipc.outbox import Outbox
-from asgi_ipc.records import NO_RECORD, NOT_SMALL, WRONG_COUNT
+from asgi_ipc.records import NO_RECORD, NOT_SMALL, WRONG_CHECK, WRONG_COUNT
 
 MINIMUM_SIZE = 64 * 1024
 """Bytes of the smallest segment that is worth the name."""
@@ -83,17 +84,17 @@ class MessageStore(Outbox, Figures):
                 return successor.receive(queues)
         lock = self._lock
         words = self._words
-        found = None
+        found = checked = None
         try:
             if lock.acquire():
                 self._recover()
             for queue in queues:
-                entry, number, seed, _, own = self._hints[queue]
+                entry, number, seed, tag, own = self._hints[queue]
                 if own[HASH] != number:
                     hint = self._directory.find(queue)
                     if hint is None:
                         continue
-                    entry, _, seed, _, own = hint
+                    entry, _, seed, tag, own = hint
                 record = own[FIRST]
                 if record and words[record + EXPIRES] <= now:
                     self._log.drop_expired(entry, now)
@@ -103,18 +104,15 @@ class MessageStore(Outbox, Figures):
                     if length & NOT_SMALL:
                         found = self._take(queue, entry, record, seed)
                         break
-                    # ``Records.read``, written out for a record without names.
+                    # ``Records.read``, written out for a record without names; but whether its
+                    # check holds is seen when the lock is free.
                     length >>= 32
                     size = length + ROUND_UP >> 3
-                    check = words[record + CHECK]
-                    begin = (record + SEQ) * 8
-                    checked = self._map[begin : begin + CHECKED_BYTES + length]
-                    # (If its TAG is damaged, who walks the log finds that.)
-                    if (
-                        words[record + R_STATE] != check << 32 | 1
-                        or crc32(checked, seed ^ size) != check
-                    ):
+                    check = words[record + CHECK] & M32
+                    if words[record] != tag | size or words[record + R_STATE] != check << 32 | 1:
                         raise Damage(NO_RECORD)
+                    begin = (record + SENT_AT) * 8
+                    checked = self._map[begin : begin + CHECKED_BYTES + length]
                     # ``Records.end_first``, written out: 0.1 us less than to call it, and what was
                     # taken is known from the commit on, whatever comes after it.
                     following = words[record + NEXT]
@@ -122,9 +120,8 @@ class MessageStore(Outbox, Figures):
                     live = words[LIVE] - size * TWIN
                     if (count <= 0 if following else count) or live < 0:
                         raise Damage(WRONG_COUNT)
-                    payload = checked[CHECKED_BYTES:]
                     words[record + R_STATE] = 0  # the commit
-                    found = queue, "", payload
+                    found = queue
                     own[FIRST] = following
                     if not following:
                         own[LAST] = 0
@@ -149,10 +146,20 @@ class MessageStore(Outbox, Figures):
                 return self.receive(queues, waiter, again=True)
             # Taken already; what came after it is rebuilt.
             self._run(self._nothing)
-            return found
         if self._to_ring or self._trouble:
             self._afterwards()
-        return found
+        if checked is None:
+            return found
+        if crc32(checked, seed ^ size) != check:
+            self._run(self._drop_damaged)
+            return self.receive(queues, waiter)
+        return queue, "", checked[CHECKED_BYTES:]
+
+    def _drop_damaged(self):
+        """What was taken is no message: note it as dropped, as a rebuild does with its like."""
+        self._mend(Damage(WRONG_CHECK), again=False)
+        self._rebuild()
+        self._count_damaged(1)
 
     def receive_batch(self, queue, limit, again=False):
         """Take up to ``limit`` records of one queue under one lock.
@@ -241,7 +248,8 @@ class MessageStore(Outbox, Figures):
         words = self._words
         state = words[record + R_STATE]
         offset = (state & M32) - 1
-        return (payload, names, offset) if state >> 32 ^ words[record + CHECK] == offset else None
+        sealed = state >> 32 ^ words[record + CHECK] & M32 == offset
+        return (payload, names, offset) if sealed else None
 
     def _mark(self, record):
         """What tells a record from all others that are, were or will be."""

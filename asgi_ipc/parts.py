@@ -154,13 +154,16 @@ class MessageSegment(Guarded):
         words[SEQUENCE] = max(words[SEQUENCE], highest)
         crossing.resolve(words, self._directory, self._log)
         if dropped:
-            words[DAMAGED] += dropped
-            self._trouble.append(
-                (logging.ERROR, "{0} records were damaged and have been dropped".format(dropped))
-            )
+            self._count_damaged(dropped)
         for bell, number in self._waiters.all_bells():
             # Their nodes are gone; let them hang themselves up again at once.
             self._to_ring.append((0, bell, number))
+
+    def _count_damaged(self, dropped):
+        self._words[DAMAGED] += dropped
+        self._trouble.append(
+            (logging.ERROR, "{0} records were damaged and have been dropped".format(dropped))
+        )
 
     def _nothing(self):
         """Get in and out: what there is to rebuild gets rebuilt."""

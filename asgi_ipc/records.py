@@ -5,12 +5,13 @@ and LAST begin and end; does not know where in the log a record may lie, nor nam
 beyond their entries. The caller holds the lock.
 
 A record ends with the store of 0 as its STATE; it begins with something that is not its own
-(``ring``). Invariant: a record is handed out, moved or dropped only if its check holds, which
-binds it to its channel, and if its STATE is sealed by that check. Any other is damage, which is
-found before anything is written.
+(``ring``). Invariant: a record is handed out or moved only if its check holds, which binds it to
+its channel, and if its STATE is sealed by that check. Any other is damage, which is found before
+anything is written. (That of a small one, ``receive`` verifies with the lock free, and drops it.)
 """
 from asgi_ipc._shm.words import M32, TWIN, Damage, crc32
 from asgi_ipc.layout import (
+    BEGINNING_BYTES,
     CHECK,
     CHECKED,
     CHECKED_BYTES,
@@ -22,14 +23,16 @@ from asgi_ipc.layout import (
     LAST,
     LENGTHS,
     LIVE,
-    MUTABLE,
     NEXT,
+    PRIME,
     R_STATE,
     RECORD_BYTES,
     ROUND_UP,
+    SENT_AT,
     SEQ,
     TAIL,
     live_state,
+    pack_beginning,
 )
 
 SMALL = 4095
@@ -41,9 +44,20 @@ NOT_SMALL = M32 - SMALL << 32 | M32
 WRONG_LAST = "a queue does not end in an earlier record of its channel"
 WRONG_COUNT = "a queue's count is wrong"
 NO_RECORD = "a queue leads to what is no live record"
+WRONG_CHECK = "a record's check does not hold"
 
 _pack_checked = CHECKED.pack
-_pack_mutable = MUTABLE.pack
+
+
+def check_of(checked, payload, names, start):
+    """The CRC of a record.
+
+    :param checked: its bytes from SENT_AT on: all, up to ``SMALL`` of payload and names; else
+        those before these.
+    :param start: the entry's seed, xor the words of the record.
+    """
+    check = crc32(checked, start)
+    return crc32(names, crc32(payload, check)) if len(checked) == CHECKED_BYTES else check
 
 
 class Records(object):
@@ -72,21 +86,22 @@ class Records(object):
         if previous and ((words[previous] ^ tag) >> 32 or words[previous + SEQ] >= seq):
             raise Damage(WRONG_LAST)
         size = len(payload) + len(names)
-        checked = _pack_checked(seq, now, expires, len(payload) << 32 | len(names))
-        seed ^= tag & M32
-        begin = place * 8
-        body = begin + RECORD_BYTES
+        checked = _pack_checked(now, expires, len(payload) << 32 | len(names))
         if size <= SMALL:
             checked += payload + names
-            check = crc32(checked, seed)
-            self._map[begin : body + size] = (
-                _pack_mutable(tag, check << 32 | 1, 0, previous, check) + checked
-            )
-            return
-        check = crc32(names, crc32(payload, crc32(checked, seed)))
-        self._map[begin:body] = _pack_mutable(tag, check << 32 | 1, 0, previous, check) + checked
-        self._map[body : body + len(payload)] = payload
-        self._map[body + len(payload) : body + size] = names
+        check = check_of(checked, payload, names, seed ^ tag & M32)
+        begin = place * 8
+        beginning = pack_beginning(tag, check << 32 | 1, 0, previous, check, seq % PRIME, seq)
+        self._map[begin : begin + BEGINNING_BYTES + len(checked)] = beginning + checked
+        if size > SMALL:
+            self.write_long(place, payload, names)
+
+    def write_long(self, place, payload, names):
+        """Write what a record at ``place`` has behind its first words, if it is not small."""
+        begin = place * 8 + RECORD_BYTES
+        end = begin + len(payload)
+        self._map[begin:end] = payload
+        self._map[end : end + len(names)] = names
 
     def link(self, entry, record):
         """Append a record that exists to its entry's queue."""
@@ -110,25 +125,25 @@ class Records(object):
         lengths = words[record + LENGTHS]
         length, more = lengths >> 32, lengths & M32
         state = words[record + R_STATE]
-        check = words[record + CHECK]
+        check = words[record + CHECK] & M32
         offset = (state & M32) - 1
         if length + more + ROUND_UP >> 3 != size or state >> 32 ^ check != offset:
             raise Damage(NO_RECORD)
         memory = self._map
-        begin = (record + SEQ) * 8
+        begin = (record + SENT_AT) * 8
         body = begin + CHECKED_BYTES
         end = body + length
         # Each part by itself: what is long is copied once.
         payload, names = memory[body:end], memory[end : end + more]
         found = crc32(names, crc32(payload, crc32(memory[begin:body], seed ^ size)))
         if found != check:
-            raise Damage("a record's check does not hold")
+            raise Damage(WRONG_CHECK)
         return payload, names, offset if more else 0
 
     def serve(self, record, offset):
         """Move the cursor of a record on to the name at ``offset``: a commit."""
         words = self._words
-        words[record + R_STATE] = live_state(words[record + CHECK], offset)
+        words[record + R_STATE] = live_state(words[record + CHECK] & M32, offset)
 
     def end_first(self, entry, record):
         """End the first record of an entry's queue: THE COMMIT, then unlink it."""
@@ -167,22 +182,23 @@ class Records(object):
         return dropped
 
     def intact(self, place, seed):
-        """Whether the lengths and the check of the record at ``place`` hold."""
+        """Whether the lengths and the check of the record at ``place`` hold, its number's too."""
         words = self._words
         size = words[place] & M32
         lengths = words[place + LENGTHS]
         length = (lengths >> 32) + (lengths & M32)
         if length + ROUND_UP >> 3 != size:
             return False
-        begin = (place + SEQ) * 8
-        checked = self._map[begin : begin + CHECKED_BYTES + length]
-        return crc32(checked, seed ^ size) == words[place + CHECK]
+        begin = (place + SENT_AT) * 8
+        check = crc32(self._map[begin : begin + CHECKED_BYTES + length], seed ^ size)
+        return words[place + CHECK] == words[place + SEQ] % PRIME << 32 | check
 
     def alive(self, place, seed):
         """Whether the record at ``place`` is intact, and its STATE that of a live one."""
         words = self._words
         state = words[place + R_STATE]
-        return state >> 32 ^ words[place + CHECK] == (state & M32) - 1 and self.intact(place, seed)
+        offset = (state & M32) - 1
+        return state >> 32 ^ words[place + CHECK] & M32 == offset and self.intact(place, seed)
 
     def _owner(self, tag, record):
         """The entry of what has to be a live record."""

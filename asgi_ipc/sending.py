@@ -25,8 +25,8 @@ from asgi_ipc.layout import (
     LAST,
     LIMIT,
     LIVE,
-    MUTABLE,
     NEXT,
+    PRIME,
     RATES,
     RECORD_BYTES,
     RECORD_WORDS,
@@ -35,8 +35,9 @@ from asgi_ipc.layout import (
     SEQUENCE,
     TAIL,
     WAIT_FIRST,
+    pack_beginning,
 )
-from asgi_ipc.records import SMALL, WRONG_COUNT, WRONG_LAST
+from asgi_ipc.records import SMALL, WRONG_COUNT, WRONG_LAST, check_of
 from asgi_ipc.waiting import Receivers
 
 AT_CAPACITY, NO_MEMORY, NO_ENTRY = 1, 2, 3
@@ -49,7 +50,6 @@ WINDOW = RATES + C_START
 """Of an entry: when its current second began."""
 
 _pack_checked = CHECKED.pack
-_pack_mutable = MUTABLE.pack
 
 
 class Senders(Receivers):
@@ -89,13 +89,24 @@ class Senders(Receivers):
         lock = self._lock
         words = self._words
         refused = place = 0
-        expires = now + lifetime
         entry, number, seed, tag, own = self._hints[queue]
+        tag |= need
+        # Whatever can be done before is done before: others wait.
+        checked = _pack_checked(now, now + lifetime, lengths)
+        if size <= SMALL:
+            checked += payload
+            if names:
+                checked += names
+            check = crc32(checked, seed ^ need)
+        else:
+            check = check_of(checked, payload, names, seed ^ need)
         try:
             if lock.acquire():
                 self._recover()
             if own[HASH] != number:
                 entry, _, seed, tag, own = self._directory.obtain(queue, now) or NO_HINT
+                tag |= need
+                check = check_of(checked, payload, names, seed ^ need)
             if not entry:
                 refused = NO_ENTRY
                 words[HEADER_RATES + FULL] += 1
@@ -113,22 +124,18 @@ class Senders(Receivers):
                     # ``Records.write``, written out.
                     last = own[LAST]
                     seq = words[SEQUENCE] + 1
-                    tag |= need
                     if last and ((words[last] ^ tag) >> 32 or words[last + SEQ] >= seq):
                         raise Damage(WRONG_LAST)
+                    begin = place * 8
                     if size <= SMALL:
-                        checked = _pack_checked(seq, now, expires, lengths) + payload
-                        if names:
-                            checked += names
-                        check = crc32(checked, seed ^ need)
-                        begin = place * 8
-                        self._map[begin : begin + RECORD_BYTES + size] = (
-                            _pack_mutable(tag, check << 32 | 1, 0, last, check) + checked
-                        )
+                        end = begin + RECORD_BYTES + size
                     else:
-                        self._log.write(
-                            place, last, tag, seed, seq, now, expires, payload, names
-                        )
+                        end = begin + RECORD_BYTES
+                        self._log.write_long(place, payload, names)
+                    self._map[begin:end] = (
+                        pack_beginning(tag, check << 32 | 1, 0, last, check, seq % PRIME, seq)
+                        + checked
+                    )
                     words[TAIL] = place + need  # the commit
                     words[SEQUENCE] = seq
                     # ``Records.link``, written out.

@@ -119,7 +119,7 @@ def test_the_state_of_a_fan_out_is_a_cursor(known_store):
         assert known_store.receive([u"p!"]) == (u"p!", name, PAYLOAD)
     # 1 + offset of the name to serve: "one\n" is 4 bytes long, "two\n" too. Above it the
     # offset once more, xor the check.
-    check = words[5184 + 4]
+    check = words[5184 + 4] & 0xFFFFFFFF
     assert states == [check << 32 | 1, (check ^ 4) << 32 | 5, (check ^ 8) << 32 | 9]
     assert words[5184 + 1] == 0
 
@@ -146,10 +146,10 @@ ENTRY = [
 
 RECORD = [
     "0b000000000000a5",  # TAG: 11 words, entry 0
-    "010000005f1b9b38",  # STATE live, cursor 0, sealed by CHECK
+    "01000000ff0cbcea",  # STATE live, cursor 0, sealed by CHECK
     "0000000000000000",  # NEXT
     "0000000000000000",  # PREV
-    "5f1b9b3800000000",  # CHECK
+    "ff0cbcea01000000",  # CHECK, of SEQ and of what follows it
     "0100000000000000",  # SEQ
     "00f2052a01000000",  # SENT_AT 5,000,000,000 ns
     "004a4d220f000000",  # EXPIRES 65,000,000,000 ns

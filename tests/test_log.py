@@ -12,6 +12,7 @@ from asgi_ipc._shm.segment import EPOCH
 from asgi_ipc._shm.words import M32, TWIN, Damage
 from asgi_ipc.errors import ChannelFull
 from asgi_ipc.layout import (
+    CHECK,
     DAMAGED,
     FIRST,
     HEAD,
@@ -24,6 +25,7 @@ from asgi_ipc.layout import (
     R_STATE,
     RECORD_WORDS,
     RESERVED,
+    SENT_AT,
     SEQ,
     TAIL,
 )
@@ -316,7 +318,7 @@ def test_a_damaged_record_is_dropped_and_the_rest_served(store, caplog):
     assert "damaged" in caplog.text
 
 
-@pytest.mark.parametrize("word", [0, R_STATE, NEXT, PREV])
+@pytest.mark.parametrize("word", [0, R_STATE, NEXT, PREV, CHECK, SEQ, SENT_AT])
 def test_a_wrong_word_in_a_record_loses_that_one_at_most(store, word):
     model = filled(store)
     words = store._words
@@ -334,6 +336,46 @@ def test_a_wrong_word_in_a_record_loses_that_one_at_most(store, word):
     assert store.check() == []
     put(store, u"a", b"goes on")
     assert drain(store, u"a") == [b"goes on"]
+
+
+@pytest.mark.parametrize("byte", range(8))
+def test_no_stray_byte_makes_another_number_of_one(store, byte):
+    """Its number is under no CRC; by another one, it would get another place in its queue."""
+    put(store, u"a", b"x")
+    words = store._words
+    (place,) = live_records(store)
+    for value in range(256):
+        wrong = words[place + SEQ] & ~(0xFF << 8 * byte) | value << 8 * byte
+        before, words[place + SEQ] = words[place + SEQ], wrong
+        sound = store._log.alive(place, store._hints[u"a"][2])
+        assert sound == (wrong == before)
+        words[place + SEQ] = before
+    assert drain(store, u"a") == [b"x"]
+
+
+def test_a_queue_that_leads_to_another_channels_message_takes_nothing_of_it(store):
+    """What is verified with the lock free is seen too late: whose it is has to be seen before."""
+    put(store, u"mine", b"mine")
+    put(store, u"other", b"like")
+    store._hints[u"mine"][4][FIRST] = store._hints[u"other"][4][FIRST]
+    assert store.receive([u"mine"])[2] == b"mine"
+    assert store._words[DAMAGED] == 0
+    assert drain(store, u"other") == [b"like"]
+
+
+def test_what_was_written_over_is_taken_by_nobody(store, caplog):
+    """It is seen when it is out already."""
+    for payload in (b"first", b"second", b"third"):
+        put(store, u"a", payload)
+    begin = store._map[:].index(b"second")
+    store._map[begin : begin + 6] = b"SECOND"
+    assert [store.receive([u"a"])[2] for _ in range(2)] == [b"first", b"third"]
+    assert store.receive([u"a"]) is None
+    assert store._words[DAMAGED] == 1
+    assert store.check() == []
+    told = [record.getMessage() for record in caplog.records]
+    assert [line for line in told if "1 records were damaged" in line]
+    assert [line for line in told if "check does not hold" in line]
 
 
 def test_a_tail_at_the_very_end_leads_back_to_the_start(store):
