@@ -161,7 +161,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         process = self._process
         messages = process.stores.messages
         try:
-            if queue[-1] == "!" or process.gate.shut_until:
+            if local or process.gate.shut_until:
                 process.send(queue, local, payload, capacity)
             else:
                 # It would do just this. Two calls less are 0.2 us.

@@ -96,42 +96,45 @@ class MessageStore(Outbox, Figures):
                         continue
                     entry, _, seed, tag, own = hint
                 record = own[FIRST]
-                if record and words[record + EXPIRES] <= now:
+                if not record:
+                    continue
+                if words[record + EXPIRES] <= now:
                     self._log.drop_expired(entry, now)
                     record = own[FIRST]
-                if record:
-                    length = words[record + LENGTHS]
-                    if length & NOT_SMALL:
-                        found = self._take(queue, entry, record, seed)
-                        break
-                    # ``Records.read``, written out for a record without names; but whether its
-                    # check holds is seen when the lock is free.
-                    length >>= 32
-                    size = length + ROUND_UP >> 3
-                    check = words[record + CHECK] & M32
-                    if words[record] != tag | size or words[record + R_STATE] != check << 32 | 1:
-                        raise Damage(NO_RECORD)
-                    begin = (record + SENT_AT) * 8
-                    checked = self._map[begin : begin + CHECKED_BYTES + length]
-                    # ``Records.end_first``, written out: 0.1 us less than to call it, and what was
-                    # taken is known from the commit on, whatever comes after it.
-                    following = words[record + NEXT]
-                    count = own[COUNT] - 1
-                    live = words[LIVE] - size * TWIN
-                    if (count <= 0 if following else count) or live < 0:
-                        raise Damage(WRONG_COUNT)
-                    words[record + R_STATE] = 0  # the commit
-                    found = queue
-                    own[FIRST] = following
-                    if not following:
-                        own[LAST] = 0
-                    own[COUNT] = count
-                    words[LIVE] = live
-                    if not live:
-                        words[HEAD] = words[TAIL]
-                    elif words[HEAD] == record:
-                        words[HEAD] = record + size
+                    if not record:
+                        continue
+                length = words[record + LENGTHS]
+                if length & NOT_SMALL:
+                    found = self._take(queue, entry, record, seed)
                     break
+                # ``Records.read``, written out for a record without names; but whether its
+                # check holds is seen when the lock is free.
+                length >>= 32
+                size = length + ROUND_UP >> 3
+                state = words[record + R_STATE]
+                if words[record] != tag | size or state & M32 != 1:
+                    raise Damage(NO_RECORD)
+                begin = (record + SENT_AT) * 8
+                checked = self._map[begin : begin + CHECKED_BYTES + length]
+                # ``Records.end_first``, written out: 0.1 us less than to call it, and what was
+                # taken is known from the commit on, whatever comes after it.
+                following = words[record + NEXT]
+                count = own[COUNT] - 1
+                live = words[LIVE] - size * TWIN
+                if (count <= 0 if following else count) or live < 0:
+                    raise Damage(WRONG_COUNT)
+                words[record + R_STATE] = 0  # the commit
+                found = queue
+                own[FIRST] = following
+                if not following:
+                    own[LAST] = 0
+                own[COUNT] = count
+                words[LIVE] = live
+                if not live:
+                    words[HEAD] = words[TAIL]
+                elif words[HEAD] == record:
+                    words[HEAD] = record + size
+                break
             if waiter is not None:
                 if found is None:
                     self._hang(waiter, queues, now)
@@ -150,7 +153,8 @@ class MessageStore(Outbox, Figures):
             self._afterwards()
         if checked is None:
             return found
-        if crc32(checked, seed ^ size) != check:
+        if crc32(checked, seed ^ size) != state >> 32:
+            # STATE is sealed by what the record's CRC was.
             self._run(self._drop_damaged)
             return self.receive(queues, waiter)
         return queue, "", checked[CHECKED_BYTES:]

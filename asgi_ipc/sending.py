@@ -14,6 +14,7 @@ from asgi_ipc._shm.words import M32, TWIN, Damage, crc32
 from asgi_ipc.directory import NO_HINT
 from asgi_ipc.errors import ChannelFull
 from asgi_ipc.layout import (
+    BEGINNING_BYTES,
     C_START,
     CHECKED,
     COUNT,
@@ -28,7 +29,6 @@ from asgi_ipc.layout import (
     NEXT,
     PRIME,
     RATES,
-    RECORD_BYTES,
     RECORD_WORDS,
     ROUND_UP,
     SEQ,
@@ -100,6 +100,7 @@ class Senders(Receivers):
             check = crc32(checked, seed ^ need)
         else:
             check = check_of(checked, payload, names, seed ^ need)
+        stored = BEGINNING_BYTES + len(checked)
         try:
             if lock.acquire():
                 self._recover()
@@ -126,13 +127,10 @@ class Senders(Receivers):
                     seq = words[SEQUENCE] + 1
                     if last and ((words[last] ^ tag) >> 32 or words[last + SEQ] >= seq):
                         raise Damage(WRONG_LAST)
-                    begin = place * 8
-                    if size <= SMALL:
-                        end = begin + RECORD_BYTES + size
-                    else:
-                        end = begin + RECORD_BYTES
+                    if size > SMALL:
                         self._log.write_long(place, payload, names)
-                    self._map[begin:end] = (
+                    begin = place * 8
+                    self._map[begin : begin + stored] = (
                         pack_beginning(tag, check << 32 | 1, 0, last, check, seq % PRIME, seq)
                         + checked
                     )

@@ -70,6 +70,7 @@ import time
 import posix_ipc
 
 from asgi_ipc._shm import clock, forks, inside, lane
+from asgi_ipc._shm.forks import NEEDS_CHECK
 from asgi_ipc._shm.holders import CLOSED, Holders, NoHolders
 from asgi_ipc._shm.lane import BOARD, BUSY, DOWN, SLOW
 from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
@@ -169,7 +170,7 @@ class SegmentLock(object):
         :raises ReentrantCall: this very thread is inside, further up its stack.
         :raises LayerClosed: after ``close``.
         """
-        if forks.NEEDS_CHECK:
+        if NEEDS_CHECK:
             forks.check()
         holder = self._holders.mine
         if holder.inside:
