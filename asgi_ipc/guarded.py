@@ -140,10 +140,13 @@ class Guarded(object):
                 "{0} is damaged beyond what can be rebuilt ({1!r}). Stop the processes that use "
                 "it, and remove it with `asgi-ipc rm {2}`.".format(name, error, prefix_of(name))
             )
-        self._trouble.append(
-            (logging.ERROR, "it was damaged ({0}), and has been rebuilt".format(error))
-        )
+        self._tell_of_damage(error)
         return True
+
+    def _tell_of_damage(self, what):
+        self._trouble.append(
+            (logging.ERROR, "it was damaged ({0}), and has been rebuilt".format(what))
+        )
 
 
 def split(raw, width):

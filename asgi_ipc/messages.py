@@ -161,7 +161,7 @@ class MessageStore(Outbox, Figures):
 
     def _drop_damaged(self):
         """What was taken is no message: note it as dropped, as a rebuild does with its like."""
-        self._mend(Damage(WRONG_CHECK), again=False)
+        self._tell_of_damage(WRONG_CHECK)
         self._rebuild()
         self._count_damaged(1)
 
