@@ -206,7 +206,10 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 payload = process.take(channel, queue, local)
             else:
                 # As in ``send``.
-                found = process.stores.messages.receive([queue])
+                messages = process.stores.messages
+                found = messages.receive([queue])
+                if found is not None and not messages.lapsed:
+                    return decode(found[2])
                 payload = found and found[2]
         except errors.LockTimeout as error:
             process.gate.shut(error)

@@ -85,13 +85,12 @@ def pack(message):
         packers = _take()
     except IndexError:
         packers = _new_packers()
-    strict, lenient = packers
     arrives = message
     try:
         try:
-            data = strict(message)
+            data = packers[0](message)
         except _NotExact:
-            data = lenient(message)
+            data = packers[1](message)
             arrives = unpack(data)
     except MemoryError:
         raise
