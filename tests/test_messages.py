@@ -1,4 +1,5 @@
 """MessageStore: what each operation does, under a clock that stands still."""
+import os
 import random
 import warnings
 
@@ -12,6 +13,9 @@ from asgi_ipc.directory import HINTS_KEPT, IDLE
 from asgi_ipc.errors import ChannelFull, LayerClosed, SegmentError
 from asgi_ipc.layout import DAMAGED, FIRST, HASH, HEAD, LIVE, R_STATE, SEQUENCE, TAIL
 from asgi_ipc.messages import MINIMUM_SIZE, MessageStore
+
+MAPS = "/proc/self/maps"
+"""Where Linux tells what this process has mapped."""
 
 # -- send and receive ----------------------------------------------------------------------
 
@@ -474,6 +478,24 @@ def test_removed_under_us(store, prefix, open_store):
     assert store.replaced()
     put(store, u"a", b"x")
     assert get(open_store(), u"a") is None
+
+
+@pytest.mark.skipif(not os.path.exists(MAPS), reason="needs /proc/self/maps")
+def test_a_closed_store_keeps_nothing_mapped(store):
+    """Not even while a thread is about to send, and has a view of its channel's words."""
+    put(store, u"a", b"x")
+    assert get(store, u"a")[2] == b"x"
+    own = store._hints[u"a"][4]
+    assert is_mapped(store)
+    store.close()
+    assert is_mapped(store)
+    del own
+    assert not is_mapped(store)
+
+
+def is_mapped(store):
+    with open(MAPS) as maps:
+        return store.name in maps.read()
 
 
 def test_damage_that_comes_back_at_once_is_an_error(store, monkeypatch):
