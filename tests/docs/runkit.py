@@ -248,7 +248,7 @@ def missing_programs(text):
     ]
 
 
-FIGURE = re.compile(r"\d+(?:[.,]\d+)*(?: (?:B|KiB|MiB|GiB|us|ms|s|min|h)\b)?")
+FIGURE = re.compile(r"\d+(?:[.,]\d+)*(?: (?:B|KiB|MiB|GiB|us|ms|s|min|h|times?)\b)?")
 """A number, with its unit."""
 
 ENDLESS = re.compile(r"^asgi-ipc (top\b(?!.*(--count|-n ))|receive .*--follow)")

@@ -218,6 +218,7 @@ def test_output_is_compared_but_for_figures():
     assert missing_lines(shown, "of 7 KiB\nt1 7,000 messages, 3 ms old\nof all\n", "t1") == []
     assert missing_lines(shown, "of 7 KiB\nt2 7 messages, 1 s old\nof all\n", "t1") == shown[:1]
     assert missing_lines(shown, "t1 7 messages, 1 s old\nof 7 things\n", "t1") == shown[1:2]
+    assert missing_lines(["waited for 0 times"], "waited for 1 time\n", "t1") == []
 
 
 COMPOSE = """\
