@@ -23,11 +23,11 @@ from asgi_ipc.layout import (
     LENGTHS,
     LIVE,
     NEXT,
-    PRIME,
     R_STATE,
     RATES,
     SENT_AT,
     SEQ,
+    check_word,
 )
 from asgi_ipc.parts import MessageSegment
 from asgi_ipc.records import NO_RECORD
@@ -168,5 +168,5 @@ def _unpacked(place, numbers, start, raw):
     names = raw[end:]
     served = (state & M32) - 1
     locals_ = names[served:].decode("ascii", "replace").split(u"\n") if names else []
-    intact = check == seq % PRIME << 32 | crc32(raw, start)
+    intact = check == check_word(crc32(raw, start), seq)
     return Peeked(place, seq, sent_at, expires, raw[CHECKED_BYTES:end], locals_, intact)

@@ -89,7 +89,6 @@ A worked example stands in docs/design.rst, and tests/test_layout.py asserts it.
 """
 import os
 import struct
-import sys
 
 from asgi_ipc._shm.slots import CONTROL_WORDS
 from asgi_ipc._shm.words import TWIN
@@ -146,6 +145,11 @@ FLUSH = struct.unpack("=Q", b"flushing")[0]
 PRIME = 2**32 - 5
 """The largest one of 32 bits. What a stray byte makes of SEQ has another remainder."""
 
+BEGINNING = struct.Struct("=6Q")
+"""TAG, STATE, NEXT, PREV, CHECK, SEQ."""
+
+BEGINNING_BYTES = BEGINNING.size
+
 CHECKED = struct.Struct("=3Q")
 """SENT_AT, EXPIRES, LENGTHS: with what follows, all that a record's CRC is of."""
 
@@ -199,16 +203,9 @@ def _random():
     return struct.unpack("=Q", os.urandom(8))[0] >> 64 - NODE_BITS or 1
 
 
-_BEGINNING = struct.Struct("=4Q2IQ")
-BEGINNING_BYTES = _BEGINNING.size
-
-
-def _pack_big_endian(tag, state, following, previous, check, remainder, seq):
-    return _BEGINNING.pack(tag, state, following, previous, remainder, check, seq)
-
-
-pack_beginning = _BEGINNING.pack if sys.byteorder == "little" else _pack_big_endian
-"""TAG, STATE, NEXT, PREV, the lower and the upper half of CHECK, SEQ, as bytes."""
+def check_word(check, seq):
+    """The CHECK of a record with this CRC and sequence number."""
+    return seq % PRIME << 32 | check
 
 
 def live_state(check, offset=0):

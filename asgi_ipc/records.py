@@ -11,6 +11,7 @@ anything is written. (That of a small one, ``receive`` verifies with the lock fr
 """
 from asgi_ipc._shm.words import M32, TWIN, Damage, crc32
 from asgi_ipc.layout import (
+    BEGINNING,
     BEGINNING_BYTES,
     CHECK,
     CHECKED,
@@ -24,15 +25,14 @@ from asgi_ipc.layout import (
     LENGTHS,
     LIVE,
     NEXT,
-    PRIME,
     R_STATE,
     RECORD_BYTES,
     ROUND_UP,
     SENT_AT,
     SEQ,
     TAIL,
+    check_word,
     live_state,
-    pack_beginning,
 )
 
 SMALL = 4095
@@ -46,6 +46,7 @@ WRONG_COUNT = "a queue's count is wrong"
 NO_RECORD = "a queue leads to what is no live record"
 WRONG_CHECK = "a record's check does not hold"
 
+_pack_beginning = BEGINNING.pack
 _pack_checked = CHECKED.pack
 
 
@@ -91,7 +92,9 @@ class Records(object):
             checked += payload + names
         check = check_of(checked, payload, names, seed ^ tag & M32)
         begin = place * 8
-        beginning = pack_beginning(tag, check << 32 | 1, 0, previous, check, seq % PRIME, seq)
+        beginning = _pack_beginning(
+            tag, live_state(check), 0, previous, check_word(check, seq), seq
+        )
         self._map[begin : begin + BEGINNING_BYTES + len(checked)] = beginning + checked
         if size > SMALL:
             self.write_long(place, payload, names)
@@ -191,7 +194,7 @@ class Records(object):
             return False
         begin = (place + SENT_AT) * 8
         check = crc32(self._map[begin : begin + CHECKED_BYTES + length], seed ^ size)
-        return words[place + CHECK] == words[place + SEQ] % PRIME << 32 | check
+        return words[place + CHECK] == check_word(check, words[place + SEQ])
 
     def alive(self, place, seed):
         """Whether the record at ``place`` is intact, and its STATE that of a live one."""

@@ -14,6 +14,7 @@ from asgi_ipc._shm.words import M32, TWIN, Damage, crc32
 from asgi_ipc.directory import NO_HINT
 from asgi_ipc.errors import ChannelFull
 from asgi_ipc.layout import (
+    BEGINNING,
     BEGINNING_BYTES,
     C_START,
     CHECKED,
@@ -35,7 +36,6 @@ from asgi_ipc.layout import (
     SEQUENCE,
     TAIL,
     WAIT_FIRST,
-    pack_beginning,
 )
 from asgi_ipc.records import SMALL, WRONG_COUNT, WRONG_LAST, check_of
 from asgi_ipc.waiting import Receivers
@@ -49,6 +49,7 @@ EXPIRE_AT_ONCE = 256
 WINDOW = RATES + C_START
 """Of an entry: when its current second began."""
 
+_pack_beginning = BEGINNING.pack
 _pack_checked = CHECKED.pack
 
 
@@ -131,7 +132,9 @@ class Senders(Receivers):
                         self._log.write_long(place, payload, names)
                     begin = place * 8
                     self._map[begin : begin + stored] = (
-                        pack_beginning(tag, check << 32 | 1, 0, last, check, seq % PRIME, seq)
+                        _pack_beginning(
+                            tag, check << 32 | 1, 0, last, seq % PRIME << 32 | check, seq
+                        )
                         + checked
                     )
                     words[TAIL] = place + need  # the commit
