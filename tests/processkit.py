@@ -208,14 +208,6 @@ def stop_self():
 class Stopping(Child):
     """A child that may stop itself on its way."""
 
-    def stops(self):
-        """Wait until it stops or ends; whether it stopped."""
-        _, status = os.waitpid(self.pid, os.WUNTRACED)
-        if os.WIFSTOPPED(status):
-            return True
-        self._status = status
-        return False
-
     def goes_on(self):
         """Continue it, and return what its function returns."""
         os.kill(self.pid, signal.SIGCONT)

@@ -106,6 +106,14 @@ class Child(object):
             self._status = os.waitpid(self.pid, 0)[1]
         return self._status
 
+    def stops(self):
+        """Wait until it stops or ends; whether it stopped."""
+        status = os.waitpid(self.pid, os.WUNTRACED)[1]
+        if os.WIFSTOPPED(status):
+            return True
+        self._status = status
+        return False
+
     def kill(self, number=signal.SIGKILL):
         """Send it a signal; after SIGKILL also wait for its end."""
         os.kill(self.pid, number)

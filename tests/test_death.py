@@ -73,11 +73,12 @@ def wait_for(stage, holder):
     thread = Caller(stage.judge)
     thread.start()
     time.sleep(0.05)
-    death = clock.now()
+    before = clock.now()
     holder.kill()
+    death = clock.now()
     thread.join()
     calls = [thread.found, process.result()]
-    assert min(through for through, _ in calls) > death
+    assert min(through for through, _ in calls) > before
     return max(through - death - delay for through, delay in calls) / float(clock.SECOND)
 
 
@@ -94,13 +95,17 @@ def test_those_who_wait_go_on(open_stage, campaign, kind, scene):
     for number in campaign.choose(changes, 8):
         stage.set()
         holder = play_in_fork(stage, number, stop_self)
-        assert os.WIFSTOPPED(os.waitpid(holder.pid, os.WUNTRACED)[1])
-        if stage.inside(holder.pid):
+        if not holder.stops():
+            # Looking for a lane that is free takes a step or two for each that is not: it may
+            # have found one earlier than the one whose steps were counted.
+            assert holder.result() is False
+        elif stage.inside(holder.pid):
             waits.append(wait_for(stage, holder))
             stage.verdict(number, through=False)
         else:
             holder.kill()
         stage.clear()
+    assert waits
     campaign.note(
         "{0} deaths inside, those who waited were through after {1:.0f} ms at most".format(
             len(waits), max(waits) * 1000
