@@ -9,7 +9,7 @@ from collections import namedtuple
 from six.moves import range
 
 from asgi_ipc import statistics
-from asgi_ipc._shm.words import M32, Damage, crc32
+from asgi_ipc._shm.words import M32, Damage
 from asgi_ipc.guarded import split
 from asgi_ipc.layout import (
     CHECK,
@@ -30,7 +30,7 @@ from asgi_ipc.layout import (
     check_word,
 )
 from asgi_ipc.parts import MessageSegment
-from asgi_ipc.records import NO_RECORD
+from asgi_ipc.records import NO_RECORD, check_of, stored_by
 
 Peeked = namedtuple("Peeked", "place seq sent_at expires payload locals intact")
 """A message that was looked at. ``place`` and ``seq`` say where to go on. ``locals``: for whom it
@@ -153,9 +153,7 @@ class Figures(MessageSegment):
             raise Damage(NO_RECORD)
         size, lengths = words[record] & M32, words[record + LENGTHS]
         begin = (record + SENT_AT) * 8
-        end = begin + CHECKED_BYTES + (lengths >> 32) + (lengths & M32)
-        if end > (record + size) * 8:
-            raise Damage(NO_RECORD)
+        end = begin + CHECKED_BYTES + stored_by(size, (lengths >> 32) + (lengths & M32))
         numbers = [words[record + word] for word in (SEQ, R_STATE, CHECK)]
         return record, numbers, hint[2] ^ size, self._map[begin:end]
 
@@ -165,8 +163,9 @@ def _unpacked(place, numbers, start, raw):
     seq, state, check = numbers
     sent_at, expires, lengths = CHECKED.unpack_from(raw)
     end = CHECKED_BYTES + (lengths >> 32)
-    names = raw[end:]
+    names = raw[end : end + (lengths & M32)]
     served = (state & M32) - 1
     locals_ = names[served:].decode("ascii", "replace").split(u"\n") if names else []
-    intact = check == check_word(crc32(raw, start), seq)
+    found = check_of(raw, (lengths >> 32) + (lengths & M32), start)
+    intact = found is not None and check == check_word(found, seq)
     return Peeked(place, seq, sent_at, expires, raw[CHECKED_BYTES:end], locals_, intact)

@@ -77,12 +77,14 @@ A record is a message, or one message to several process-specific channels of on
      2 NEXT     the next record of the channel
      3 PREV     the one before (not kept up for the first)
      4 CHECK    CRC-32 of all from SENT_AT on, begun with the low halves of HASH and TAG; in the
-                upper half SEQ modulo ``PRIME``
+                upper half SEQ modulo ``PRIME``. Where all from word 9 on is there twice, the CRC
+                ends before it
      5 SEQ      sequence number, from 1; order within a channel
      6 SENT_AT  ns
      7 EXPIRES  ns
      8 LENGTHS  bytes of payload << 32 | bytes of names
-     9 payload (msgpack), then the local parts of the names, joined by newlines
+     9 payload (msgpack), then the local parts of the names, joined by newlines; in some long
+       records (``records``) the same once more
 
 A TAG of WRAP says: the log goes on at LOG. One of SKIP | n says: n words were damaged here.
 A worked example stands in docs/design.rst, and tests/test_layout.py asserts it.

@@ -8,6 +8,9 @@ A record ends with the store of 0 as its STATE; it begins with something that is
 (``ring``). Invariant: a record is handed out or moved only if its check holds, which binds it to
 its channel, and if its STATE is sealed by that check. Any other is damage, which is found before
 anything is written. (That of a small one, ``receive`` verifies with the lock free, and drops it.)
+
+A long record may have its *body*, payload and names, twice: to write a second one and to compare
+the two takes an eighth of what two CRCs of it do. Its number of words tells which form it has.
 """
 from asgi_ipc._shm.words import M32, TWIN, Damage, crc32
 from asgi_ipc.layout import (
@@ -35,8 +38,8 @@ from asgi_ipc.layout import (
     live_state,
 )
 
-SMALL = 4095
-"""Bytes up to which joining a payload to its header costs less than writing it apart."""
+SMALL = 16383
+"""Bytes of a body up to which a record is written, and read, in one piece, and has it once."""
 
 NOT_SMALL = M32 - SMALL << 32 | M32
 """The bits of LENGTHS that are 0 where there are no names, and ``SMALL`` bytes at most."""
@@ -50,15 +53,34 @@ _pack_beginning = BEGINNING.pack
 _pack_checked = CHECKED.pack
 
 
-def check_of(checked, payload, names, start):
-    """The CRC of a record.
+def words_of(length, twice=False):
+    """The words of a record that has a body of so many bytes."""
+    return (2 * length if twice else length) + ROUND_UP >> 3
 
-    :param checked: its bytes from SENT_AT on: all, up to ``SMALL`` of payload and names; else
-        those before these.
+
+def stored_by(size, length):
+    """Bytes that a record of ``size`` words holds of its body of ``length``: once or twice that.
+
+    :raises Damage: it would have other words.
+    """
+    if words_of(length) == size:
+        return length
+    if words_of(length, twice=True) == size:
+        return 2 * length
+    raise Damage(NO_RECORD)
+
+
+def check_of(raw, length, start):
+    """The CRC of a record; None if it has its body twice, and not the same.
+
+    :param raw: its bytes from SENT_AT on.
+    :param length: bytes of its body.
     :param start: the entry's seed, xor the words of the record.
     """
-    check = crc32(checked, start)
-    return crc32(names, crc32(payload, check)) if len(checked) == CHECKED_BYTES else check
+    once = CHECKED_BYTES + length
+    if len(raw) == once:
+        return crc32(raw, start)
+    return crc32(raw[:CHECKED_BYTES], start) if raw[CHECKED_BYTES:once] == raw[once:] else None
 
 
 class Records(object):
@@ -86,22 +108,25 @@ class Records(object):
         words = self._words
         if previous and ((words[previous] ^ tag) >> 32 or words[previous + SEQ] >= seq):
             raise Damage(WRONG_LAST)
-        size = len(payload) + len(names)
+        length = len(payload) + len(names)
         checked = _pack_checked(now, expires, len(payload) << 32 | len(names))
-        if size <= SMALL:
+        if length <= SMALL:
             checked += payload + names
-        check = check_of(checked, payload, names, seed ^ tag & M32)
+        check = crc32(checked, seed ^ tag & M32)
+        twice = tag & M32 != words_of(length)
+        if length > SMALL and not twice:
+            check = crc32(names, crc32(payload, check))
         begin = place * 8
         beginning = _pack_beginning(
             tag, live_state(check), 0, previous, check_word(check, seq), seq
         )
         self._map[begin : begin + BEGINNING_BYTES + len(checked)] = beginning + checked
-        if size > SMALL:
-            self.write_long(place, payload, names)
+        if length > SMALL:
+            self._write_body(begin + RECORD_BYTES, payload, names)
+        if twice:
+            self._write_body(begin + RECORD_BYTES + length, payload, names)
 
-    def write_long(self, place, payload, names):
-        """Write what a record at ``place`` has behind its first words, if it is not small."""
-        begin = place * 8 + RECORD_BYTES
+    def _write_body(self, begin, payload, names):
         end = begin + len(payload)
         self._map[begin:end] = payload
         self._map[end : end + len(names)] = names
@@ -130,16 +155,25 @@ class Records(object):
         state = words[record + R_STATE]
         check = words[record + CHECK] & M32
         offset = (state & M32) - 1
-        if length + more + ROUND_UP >> 3 != size or state >> 32 ^ check != offset:
+        twice = length + more + ROUND_UP >> 3 != size
+        if twice:
+            stored_by(size, length + more)
+        if state >> 32 ^ check != offset:
             raise Damage(NO_RECORD)
         memory = self._map
         begin = (record + SENT_AT) * 8
         body = begin + CHECKED_BYTES
         end = body + length
-        # Each part by itself: what is long is copied once.
-        payload, names = memory[body:end], memory[end : end + more]
-        found = crc32(names, crc32(payload, crc32(memory[begin:body], seed ^ size)))
-        if found != check:
+        second = end + more
+        # Each part by itself: what is long is copied as little as can be.
+        payload, names = memory[body:end], memory[end:second]
+        found = crc32(memory[begin:body], seed ^ size)
+        if twice:
+            end = second + length
+            same = payload == memory[second:end] and names == memory[end : end + more]
+        else:
+            found, same = crc32(names, crc32(payload, found)), True
+        if found != check or not same:
             raise Damage(WRONG_CHECK)
         return payload, names, offset if more else 0
 
@@ -190,11 +224,13 @@ class Records(object):
         size = words[place] & M32
         lengths = words[place + LENGTHS]
         length = (lengths >> 32) + (lengths & M32)
-        if length + ROUND_UP >> 3 != size:
-            return False
         begin = (place + SENT_AT) * 8
-        check = crc32(self._map[begin : begin + CHECKED_BYTES + length], seed ^ size)
-        return words[place + CHECK] == check_word(check, words[place + SEQ])
+        try:
+            end = begin + CHECKED_BYTES + stored_by(size, length)
+        except Damage:
+            return False
+        check = check_of(self._map[begin:end], length, seed ^ size)
+        return check is not None and words[place + CHECK] == check_word(check, words[place + SEQ])
 
     def alive(self, place, seed):
         """Whether the record at ``place`` is intact, and its STATE that of a live one."""

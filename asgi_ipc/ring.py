@@ -57,6 +57,9 @@ PACE = 16
 SPARE = 8
 """One part in so many of the ring is kept free, to have room to move records into."""
 
+ROOMY = 4
+"""One part in so many of the ring may be used with long records that hold their body twice."""
+
 SHIFT = 4096
 """Records among which room is looked for when one at HEAD does not fit beyond TAIL."""
 
@@ -89,6 +92,10 @@ class Ring(Records):
     def reserved(self):
         """The end of that part of the ring that has memory behind it."""
         return single(self._words[RESERVED])
+
+    def roomy(self, need):
+        """Whether the ring would be mostly empty with so many words more."""
+        return self.live + need <= (self.end - self.start) // ROOMY
 
     def sweep(self, now, records=SWEEP):
         """Advance HEAD over dead and expired records, so many at most."""

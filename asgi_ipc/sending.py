@@ -37,7 +37,7 @@ from asgi_ipc.layout import (
     TAIL,
     WAIT_FIRST,
 )
-from asgi_ipc.records import SMALL, WRONG_COUNT, WRONG_LAST, check_of
+from asgi_ipc.records import SMALL, WRONG_COUNT, WRONG_LAST, words_of
 from asgi_ipc.waiting import Receivers
 
 AT_CAPACITY, NO_MEMORY, NO_ENTRY = 1, 2, 3
@@ -81,6 +81,9 @@ class Senders(Receivers):
             names = b""
             size = len(payload)
             lengths = size << 32
+        if size > SMALL:
+            self._send_long(queue, names, payload, lifetime, capacity)
+            return None
         need = size + ROUND_UP >> 3
         now = self._clock()
         if now >= self._next_look:
@@ -93,14 +96,10 @@ class Senders(Receivers):
         entry, number, seed, tag, own = self._hints[queue]
         tag |= need
         # Whatever can be done before is done before: others wait.
-        checked = _pack_checked(now, now + lifetime, lengths)
-        if size <= SMALL:
-            checked += payload
-            if names:
-                checked += names
-            check = crc32(checked, seed ^ need)
-        else:
-            check = check_of(checked, payload, names, seed ^ need)
+        checked = _pack_checked(now, now + lifetime, lengths) + payload
+        if names:
+            checked += names
+        check = crc32(checked, seed ^ need)
         stored = BEGINNING_BYTES + len(checked)
         try:
             if lock.acquire():
@@ -108,7 +107,7 @@ class Senders(Receivers):
             if own[HASH] != number:
                 entry, _, seed, tag, own = self._directory.obtain(queue, now) or NO_HINT
                 tag |= need
-                check = check_of(checked, payload, names, seed ^ need)
+                check = crc32(checked, seed ^ need)
             if not entry:
                 refused = NO_ENTRY
                 words[HEADER_RATES + FULL] += 1
@@ -128,8 +127,6 @@ class Senders(Receivers):
                     seq = words[SEQUENCE] + 1
                     if last and ((words[last] ^ tag) >> 32 or words[last + SEQ] >= seq):
                         raise Damage(WRONG_LAST)
-                    if size > SMALL:
-                        self._log.write_long(place, payload, names)
                     begin = place * 8
                     self._map[begin : begin + stored] = (
                         _pack_beginning(
@@ -174,7 +171,7 @@ class Senders(Receivers):
             raise ChannelFull(self._why_full(refused, queue, capacity, need))
         return None
 
-    def send_each(self, targets, payload, lifetime, again=False):
+    def send_each(self, targets, payload, lifetime):
         """Append one message to many queues, all with one commit.
 
         Cost: the queues. A crash inside leaves it sent to all or to none.
@@ -192,11 +189,21 @@ class Senders(Receivers):
             except ChannelFull:
                 return [(queue, AT_CAPACITY)]
             return []
+        return self._send_all(targets, payload, lifetime)
+
+    def _send_long(self, queue, names, payload, lifetime, capacity):
+        """As ``send``, where it is worth no way of its own."""
+        for _, refused in self._send_all([(queue, names, capacity)], payload, lifetime):
+            need = words_of(len(payload) + len(names))
+            raise ChannelFull(self._why_full(refused, queue, capacity, need))
+
+    def _send_all(self, targets, payload, lifetime, again=False):
+        """As ``send_each``, for any number of targets."""
         now = self._clock()
         if now >= self._next_look:
             successor = self._look(now)
             if successor is not None:
-                return successor.send_each(targets, payload, lifetime)
+                return successor._send_all(targets, payload, lifetime)  # noqa: SLF001 (our class)
         lock = self._lock
         left, dropped = list(targets), []
         try:
@@ -211,7 +218,7 @@ class Senders(Receivers):
             if not self._mend(error, again):
                 raise
             # Those that have it are in ``left`` no longer.
-            return dropped + self.send_each(left, payload, lifetime, again=True)
+            return dropped + self._send_all(left, payload, lifetime, again=True)
         if self._to_ring or self._trouble:
             self._afterwards()
         return dropped
@@ -247,7 +254,11 @@ class Senders(Receivers):
         """
         words, log = self._words, self._log
         size = len(payload) + ROUND_UP
-        needs = [size + len(names) >> 3 for _, _, names in ready]
+        needs = once = [size + len(names) >> 3 for _, _, names in ready]
+        if size > SMALL + ROUND_UP:
+            twice = [words_of(len(payload) + len(names), twice=True) for _, _, names in ready]
+            if log.roomy(sum(twice)):
+                needs = twice
         while True:
             need = sum(needs)
             place = words[TAIL]
@@ -255,7 +266,10 @@ class Senders(Receivers):
                 place = self._room(need, now)
             if place:
                 break
-            needs = needs[: len(needs) // 2]
+            if needs is not once:
+                needs = once
+                continue
+            needs = once = once[: len(once) // 2]
             if not needs:
                 dropped.append((ready[0][1], NO_MEMORY))
                 self._count_full(ready[0][0][0], now)

@@ -3,11 +3,14 @@ from stage import ROOMY, Scene, but
 from stages import BACKLOG, LAST, MANY
 from storekit import LONG, PLENTY, drain, get, put, try_put
 
+from asgi_ipc import records
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc.crossing import GROUPS, OUTBOX, OWN
 
 FILLING = b"f" * 800
 BIG = b"0123456789" * 500
+LONG_BODY = b"0123456789" * 1650
+assert len(LONG_BODY) > records.SMALL
 
 
 def with_expired(stage, store):
@@ -249,6 +252,36 @@ MESSAGES = [
     Scene("send", lambda stage: put(stage.victim, u"a", b"new"), sent(u"a", b"new")),
     Scene("send a big one", lambda stage: put(stage.victim, u"a", BIG), sent(u"a", BIG)),
     Scene(
+        "send a long one",
+        lambda stage: put(stage.victim, u"a", LONG_BODY),
+        sent(u"a", LONG_BODY),
+        reaches=["_write_body"],
+    ),
+    Scene(
+        "send a long one, stored twice",
+        lambda stage: put(stage.victim, u"a", LONG_BODY),
+        sent(u"a", LONG_BODY),
+        reaches=["_write_body"],
+        size=ROOMY,
+    ),
+    Scene(
+        "send to many a long one, stored twice",
+        lambda stage: stage.victim.send_each(
+            [(u"p!", b"x\nz", PLENTY), (u"a", b"", PLENTY)], LONG_BODY, LONG
+        ),
+        lambda before: [
+            but(
+                before,
+                {
+                    u"a": before[u"a"] + [(u"", LONG_BODY)],
+                    u"p!": before[u"p!"] + [(u"x", LONG_BODY), (u"z", LONG_BODY)],
+                },
+            )
+        ],
+        reaches=["_write_body"],
+        size=ROOMY,
+    ),
+    Scene(
         "send to a local name",
         lambda stage: put(stage.victim, u"p!", b"new", local=u"y"),
         sent(u"p!", b"new", u"y"),
@@ -393,6 +426,22 @@ MESSAGES = [
         taken(u"big"),
         furnish=lambda _, store: put(store, u"big", BIG),
         before={u"big": [(u"", BIG)]},
+    ),
+    Scene(
+        "receive a long one",
+        lambda stage: get(stage.victim, u"big"),
+        taken(u"big"),
+        furnish=lambda _, store: put(store, u"big", LONG_BODY),
+        before={u"big": [(u"", LONG_BODY)]},
+    ),
+    Scene(
+        "receive a long one, stored twice",
+        lambda stage: get(stage.victim, u"big"),
+        taken(u"big"),
+        furnish=lambda _, store: put(store, u"big", LONG_BODY),
+        before={u"big": [(u"", LONG_BODY)]},
+        reaches=["stored_by"],
+        size=ROOMY,
     ),
     Scene(
         "receive by a name in the middle",

@@ -5,7 +5,6 @@ attached before or attaching now, calls at once. Its call is through within half
 ``check()`` is clean, the operation is wholly there or wholly absent, all that was sent before
 is there still, in order, once, and the store goes on working.
 """
-import os
 import threading
 import time
 
