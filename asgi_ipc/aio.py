@@ -398,7 +398,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 sleeper = watch.enter(channel, queue, again=True)
         finally:
             if payload is not None and queue[-1] == "!" and sleeper.awake:
-                # All that ``leave`` would do. To do it here is 2 % of what a member costs.
+                # All that ``leave`` would do. To do it here saves 4 % of what a member costs.
                 watch.awake -= 1
             else:
                 watch.leave(channel, queue, sleeper, payload is not None)
