@@ -11,7 +11,8 @@ of the section are torn, that is, half written.
 At every step it may happen that
 
 * any other process moves instead, for as long as it likes. So one that is stopped is covered,
-  and so are threads, since each thread has an open file description of its own;
+  and so are threads, since each thread has an open file description of its own (of what they
+  share besides, ``_inside``, ``test_lock.py`` sees that only who is inside writes it);
 * the process dies, and a new one attaches in its place;
 * a signal's handler raises, before the step or after it, when nothing has looked at its result;
 * a handler calls the lock, and swallows what it gets;
@@ -60,6 +61,7 @@ class Holder(object):
     def __init__(self):
         self.inside = False
         self.slow = False
+        self.broken = False
         self.token = False
         self.refused = None
         self.lane = None
@@ -118,15 +120,17 @@ class Lock(object):
 
     def _let_go(self, holder):
         holder.inside = True
-        if self._inside is holder and not holder.slow:
+        if self._inside is holder:
+            holder.broken = not holder.slow
+            self._inside = None
+        if holder.broken:
             yield "lane.give()"
             holder.lane = None
+            holder.broken = False
         elif holder.lane and self.guarded:
             yield "memory[mine] = DOWN"
         else:
             yield "lane.give()"
-        if self._inside is holder:
-            self._inside = None
         if (yield from self._try_flock()):
             yield from self._post(holder)
             yield "flock(UNLOCK)"

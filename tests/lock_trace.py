@@ -163,7 +163,8 @@ class World(object):
         rest = []
         if self.lock is not None:
             holder = self.lock._holders.mine
-            rest = [holder.inside, holder.slow, holder.token, holder.lane, holder.refused is None]
+            rest = [holder.inside, holder.slow, holder.broken, holder.token, holder.lane]
+            rest.append(holder.refused is None)
             rest.extend([self.lock._words is None, self.lock._closed, self.lock._inside is None])
         frame = sys._getframe(2)
         while frame.f_code is not replay.__code__:

@@ -7,10 +7,11 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 
 import posix_ipc
 import pytest
-from processkit import Turns
+from processkit import Paused, Turns, at_line
 from stepkit import settrace
 from storekit import Child, in_child
 
@@ -805,6 +806,60 @@ def test_who_breaks_off_inside_leaves_its_flag_up_as_if_it_had_died(segment, att
 
 
 @fast_way
+def break_off(lock):
+    """Get in the fast way, and break off there."""
+    use(lock)
+    lock.acquire()
+    lock.abandon()
+
+
+class Visit(threading.Thread):
+    """Is inside until told to leave; ``error`` is what it raised."""
+
+    def __init__(self, lock):
+        threading.Thread.__init__(self)
+        self.error = None
+        self.entered, self.told = threading.Event(), threading.Event()
+        self._lock = lock
+        self.start()
+
+    def run(self):
+        lock = self._lock
+        try:
+            lock.acquire()
+            self.entered.set()
+            self.told.wait(60)
+            lock.release()
+        except BaseException as error:
+            lock.abandon()
+            self.error = error
+
+    def leave(self):
+        self.told.set()
+        self.join()
+
+
+@fast_way
+def test_another_thread_may_be_inside_before_the_one_that_breaks_off_is_done(segment):
+    """Wherever that has come to: from its giving up on, it is the other one who is inside."""
+    lock = segment.lock
+    early = []
+    for line in range(1, 100):
+        breaking = Paused(partial(at_line, lock._let_go, line), break_off, lock)
+        if not breaking.pauses():
+            break
+        visit = Visit(lock)
+        early.append(visit.entered.wait(0.1))
+        breaking.go_on()
+        visit.leave()
+        assert visit.error is None
+        assert breaking.error is None
+        use(lock)
+        assert not use(lock)
+    assert early[0] is False
+    assert any(early)
+
+
 def test_who_breaks_off_outside_leaves_nothing(segment, attach):
     use(segment.lock)
     number = mine(segment.lock).lane

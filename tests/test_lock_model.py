@@ -203,7 +203,9 @@ def step_of_store(node):
     return text if text in KEPT else None
 
 
-KEPT = ("holder.inside", "holder.slow", "holder.token", "holder.lane", "self._inside")
+KEPT = (
+    "holder.inside", "holder.slow", "holder.broken", "holder.token", "holder.lane", "self._inside"
+)  # fmt: skip
 """What a thread remembers of its hold."""
 
 

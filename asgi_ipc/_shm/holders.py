@@ -17,13 +17,14 @@ class Holder(object):
     ``descriptor``: of its own open file description. ``lane``: the byte of its flag; 0 for
     none, None before it was asked for one. ``up``: its flag. ``alone``: the board with only that.
     ``inside``: whether it is on its way in, inside, or on its way out. ``slow``: whether it came
-    the slow way. ``token``: whether it has one. ``fence``: the next one to use. ``refused``: the
-    frame of a handler whose call was refused, until that has abandoned.
+    the slow way. ``broken``: whether what it did inside was broken off, and its flag is to stay up.
+    ``token``: whether it has one. ``fence``: the next one to use. ``refused``: the frame of a
+    handler whose call was refused, until that has abandoned.
     """
 
     __slots__ = (
-        "alone", "descriptor", "descriptors", "fence", "inside", "lane", "pid", "refused", "slow",
-        "token", "up",
+        "alone", "broken", "descriptor", "descriptors", "fence", "inside", "lane", "pid", "refused",
+        "slow", "token", "up",
     )  # fmt: skip
 
     def __init__(self, descriptor, descriptors):
@@ -31,6 +32,7 @@ class Holder(object):
         self.descriptors = descriptors
         self.inside = False
         self.slow = False
+        self.broken = False
         self.token = False
         self.refused = None
         self.lane = None

@@ -38,7 +38,7 @@ Invariants:
    until after its last. A handler's call finds the mark, is refused, and touches nothing: neither
    in its ``acquire`` nor in the ``abandon`` that follows it.
 6. Only a thread itself puts its flag down; and for the dead, who has the flock. Only who has that
-   writes SLOW and BUSY.
+   writes SLOW and BUSY. Only who is inside says who that is, of the threads of its process.
 
 Use: every bytecode between the call of ``acquire`` and the return of ``release`` lies in one
 ``try`` whose ``except BaseException`` calls ``abandon`` and raises on. So an exception that
@@ -238,17 +238,20 @@ class SegmentLock(object):
     def _let_go(self, holder):
         holder.inside = True
         memory = self._memory
-        if self._inside is holder and not holder.slow:
+        if self._inside is holder:
+            # Before anything is given up, for then another thread may be the one.
+            holder.broken = not holder.slow
+            self._inside = None
+        if holder.broken:
             # Work was broken off: the flag stays up, as if the thread had died.
             lane.give(holder.descriptor)
             holder.lane = None
+            holder.broken = False
         elif holder.lane and memory is not None:
             memory[holder.lane] = DOWN
         elif holder.descriptor is not None:
             # It may have been about to get one. Or, closed, there is no flag left to put down.
             lane.give(holder.descriptor)
-        if self._inside is holder:
-            self._inside = None
         if holder.descriptor is not None and self._try_flock(holder.descriptor):
             # The token may or may not have been ours. Invariant 2 makes posting safe.
             self._post(holder)
