@@ -87,16 +87,27 @@ def is_locked(prefix, kind):
     return False
 
 
+SELECTS = {"23", "270", "72"}
+"""Numbers of select and pselect, on x86-64 and on ARM: before Python 3.11, a nap is one."""
+
+
 def waits(pid, threads=1):
     """Whether so many threads of a process sleep in poll, as receivers do."""
     count = 0
     for thread in os.listdir("/proc/{0}/task".format(pid)):
-        try:
-            with open("/proc/{0}/task/{1}/wchan".format(pid, thread)) as source:
-                count += "poll" in source.read()
-        except (IOError, OSError):
-            pass
+        place, call = (_read_of_thread(pid, thread, name) for name in ("wchan", "syscall"))
+        # The kernel sleeps in the same place for both.
+        count += "poll" in place and call.split(" ")[0] not in SELECTS
     return count >= threads
+
+
+def _read_of_thread(pid, thread, name):
+    """A file of its folder in /proc; "" if it has ended, or we may not read it."""
+    try:
+        with open("/proc/{0}/task/{1}/{2}".format(pid, thread, name)) as source:
+            return source.read()
+    except (IOError, OSError):
+        return ""
 
 
 def children_of(pid):

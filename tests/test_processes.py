@@ -283,8 +283,6 @@ def test_a_layer_made_before_the_fork_and_used_first_in_children(prefix, layer):
             time.sleep(0.002)
 
     workers = [Child(serve, number) for number in range(5)]
-    # Before Python 3.11 one that naps on its way to its doorbell looks as if it waited there.
-    eventually(lambda: len(bells(prefix)) == 5, "a doorbell for each")
     for child in workers:
         eventually(lambda child=child: waits(child.pid), "waiting")
     assert len(bells(prefix)) == 5
