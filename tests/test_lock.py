@@ -805,7 +805,6 @@ def test_who_breaks_off_inside_leaves_its_flag_up_as_if_it_had_died(segment, att
     assert segment.map[BOARD] == EMPTY
 
 
-@fast_way
 def break_off(lock):
     """Get in the fast way, and break off there."""
     use(lock)
@@ -860,6 +859,7 @@ def test_another_thread_may_be_inside_before_the_one_that_breaks_off_is_done(seg
     assert any(early)
 
 
+@fast_way
 def test_who_breaks_off_outside_leaves_nothing(segment, attach):
     use(segment.lock)
     number = mine(segment.lock).lane
