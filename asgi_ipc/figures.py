@@ -27,10 +27,9 @@ from asgi_ipc.layout import (
     RATES,
     SENT_AT,
     SEQ,
-    check_word,
 )
 from asgi_ipc.parts import MessageSegment
-from asgi_ipc.records import NO_RECORD, check_of, stored_by
+from asgi_ipc.records import NO_RECORD, check_holds, stored_by
 
 Peeked = namedtuple("Peeked", "place seq sent_at expires payload locals intact")
 """A message that was looked at. ``place`` and ``seq`` say where to go on. ``locals``: for whom it
@@ -162,10 +161,10 @@ def _unpacked(place, numbers, start, raw):
     """What was copied, taken apart and verified."""
     seq, state, check = numbers
     sent_at, expires, lengths = CHECKED.unpack_from(raw)
-    end = CHECKED_BYTES + (lengths >> 32)
-    names = raw[end : end + (lengths & M32)]
+    length, more = lengths >> 32, lengths & M32
+    end = CHECKED_BYTES + length
+    names = raw[end : end + more]
     served = (state & M32) - 1
     locals_ = names[served:].decode("ascii", "replace").split(u"\n") if names else []
-    found = check_of(raw, (lengths >> 32) + (lengths & M32), start)
-    intact = found is not None and check == check_word(found, seq)
+    intact = check_holds(check, raw, length + more, start, seq)
     return Peeked(place, seq, sent_at, expires, raw[CHECKED_BYTES:end], locals_, intact)

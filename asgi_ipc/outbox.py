@@ -26,7 +26,6 @@ from asgi_ipc.layout import (
     NODE,
     OUTBOX_LIMIT,
     RATES,
-    ROUND_UP,
     RUN,
     SENT,
     SENT_AT,
@@ -35,6 +34,7 @@ from asgi_ipc.layout import (
     TAIL,
     WAIT_FIRST,
 )
+from asgi_ipc.records import words_of
 from asgi_ipc.sending import Senders
 from asgi_ipc.waiters import Waiter
 
@@ -262,7 +262,7 @@ class Outbox(Senders):
         if names:
             raise Damage("a channel's message has names")
         old, expires = words[record + SEQ], words[record + EXPIRES]
-        need = len(payload) + len(routing) + ROUND_UP >> 3
+        need = words_of(len(payload) + len(routing))
         place = words[TAIL]
         if place + need >= words[LIMIT]:
             place = self._room(need, now)

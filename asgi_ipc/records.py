@@ -70,17 +70,19 @@ def stored_by(size, length):
     raise Damage(NO_RECORD)
 
 
-def check_of(raw, length, start):
-    """The CRC of a record; None if it has its body twice, and not the same.
+def check_holds(check, raw, length, start, seq):
+    """Whether a record's CHECK holds, and a body that is there twice is the same both times.
 
     :param raw: its bytes from SENT_AT on.
     :param length: bytes of its body.
     :param start: the entry's seed, xor the words of the record.
     """
     once = CHECKED_BYTES + length
-    if len(raw) == once:
-        return crc32(raw, start)
-    return crc32(raw[:CHECKED_BYTES], start) if raw[CHECKED_BYTES:once] == raw[once:] else None
+    if len(raw) > once:
+        if raw[CHECKED_BYTES:once] != raw[once:]:
+            return False
+        raw = raw[:CHECKED_BYTES]
+    return check == check_word(crc32(raw, start), seq)
 
 
 class Records(object):
@@ -157,6 +159,7 @@ class Records(object):
         offset = (state & M32) - 1
         twice = length + more + ROUND_UP >> 3 != size
         if twice:
+            # Raises where it is neither.
             stored_by(size, length + more)
         if state >> 32 ^ check != offset:
             raise Damage(NO_RECORD)
@@ -170,10 +173,11 @@ class Records(object):
         found = crc32(memory[begin:body], seed ^ size)
         if twice:
             end = second + length
-            same = payload == memory[second:end] and names == memory[end : end + more]
+            if payload != memory[second:end] or names != memory[end : end + more]:
+                raise Damage(WRONG_CHECK)
         else:
-            found, same = crc32(names, crc32(payload, found)), True
-        if found != check or not same:
+            found = crc32(names, crc32(payload, found))
+        if found != check:
             raise Damage(WRONG_CHECK)
         return payload, names, offset if more else 0
 
@@ -229,8 +233,8 @@ class Records(object):
             end = begin + CHECKED_BYTES + stored_by(size, length)
         except Damage:
             return False
-        check = check_of(self._map[begin:end], length, seed ^ size)
-        return check is not None and words[place + CHECK] == check_word(check, words[place + SEQ])
+        raw = self._map[begin:end]
+        return check_holds(words[place + CHECK], raw, length, seed ^ size, words[place + SEQ])
 
     def alive(self, place, seed):
         """Whether the record at ``place`` is intact, and its STATE that of a live one."""

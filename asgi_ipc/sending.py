@@ -193,9 +193,10 @@ class Senders(Receivers):
 
     def _send_long(self, queue, names, payload, lifetime, capacity):
         """As ``send``, where it is worth no way of its own."""
-        for _, refused in self._send_all([(queue, names, capacity)], payload, lifetime):
+        dropped = self._send_all([(queue, names, capacity)], payload, lifetime)
+        if dropped:
             need = words_of(len(payload) + len(names))
-            raise ChannelFull(self._why_full(refused, queue, capacity, need))
+            raise ChannelFull(self._why_full(dropped[0][1], queue, capacity, need))
 
     def _send_all(self, targets, payload, lifetime, again=False):
         """As ``send_each``, for any number of targets."""
@@ -253,10 +254,10 @@ class Senders(Receivers):
         They, or the first one if that fits nowhere, go from ``ready`` and ``left``.
         """
         words, log = self._words, self._log
-        size = len(payload) + ROUND_UP
-        needs = once = [size + len(names) >> 3 for _, _, names in ready]
-        if size > SMALL + ROUND_UP:
-            twice = [words_of(len(payload) + len(names), twice=True) for _, _, names in ready]
+        lengths = [len(payload) + len(names) for _, _, names in ready]
+        needs = once = [words_of(length) for length in lengths]
+        if len(payload) > SMALL:
+            twice = [words_of(length, twice=True) for length in lengths]
             if log.roomy(sum(twice)):
                 needs = twice
         while True:
