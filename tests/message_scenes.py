@@ -248,22 +248,28 @@ def arrived(outcomes):
     return lambda before: [but(each, {LAST: [(u"", b"7-3")]}) for each in outcomes(before)]
 
 
+def sending(name, body, **options):
+    """The scene in which one message is sent."""
+    return Scene(name, lambda stage: put(stage.victim, u"a", body), sent(u"a", body), **options)
+
+
+def receiving(name, body, **options):
+    """The scene in which the only message is received."""
+    return Scene(
+        name,
+        lambda stage: get(stage.victim, u"big"),
+        taken(u"big"),
+        furnish=lambda _, store: put(store, u"big", body),
+        before={u"big": [(u"", body)]},
+        **options
+    )
+
+
 MESSAGES = [
-    Scene("send", lambda stage: put(stage.victim, u"a", b"new"), sent(u"a", b"new")),
-    Scene("send a big one", lambda stage: put(stage.victim, u"a", BIG), sent(u"a", BIG)),
-    Scene(
-        "send a long one",
-        lambda stage: put(stage.victim, u"a", LONG_BODY),
-        sent(u"a", LONG_BODY),
-        reaches=["_write_body"],
-    ),
-    Scene(
-        "send a long one, stored twice",
-        lambda stage: put(stage.victim, u"a", LONG_BODY),
-        sent(u"a", LONG_BODY),
-        reaches=["_write_body"],
-        size=ROOMY,
-    ),
+    sending("send", b"new"),
+    sending("send a big one", BIG),
+    sending("send a long one", LONG_BODY, reaches=["_write_body"]),
+    sending("send a long one, stored twice", LONG_BODY, reaches=["_write_body"], size=ROOMY),
     Scene(
         "send to many a long one, stored twice",
         lambda stage: stage.victim.send_each(
@@ -420,29 +426,9 @@ MESSAGES = [
     Scene("receive", lambda stage: get(stage.victim, u"a"), taken(u"a")),
     Scene("receive from the second", lambda stage: get(stage.victim, u"w", u"b"), taken(u"b")),
     Scene("receive nothing", lambda stage: get(stage.victim, u"w", u"v")),
-    Scene(
-        "receive a big one",
-        lambda stage: get(stage.victim, u"big"),
-        taken(u"big"),
-        furnish=lambda _, store: put(store, u"big", BIG),
-        before={u"big": [(u"", BIG)]},
-    ),
-    Scene(
-        "receive a long one",
-        lambda stage: get(stage.victim, u"big"),
-        taken(u"big"),
-        furnish=lambda _, store: put(store, u"big", LONG_BODY),
-        before={u"big": [(u"", LONG_BODY)]},
-    ),
-    Scene(
-        "receive a long one, stored twice",
-        lambda stage: get(stage.victim, u"big"),
-        taken(u"big"),
-        furnish=lambda _, store: put(store, u"big", LONG_BODY),
-        before={u"big": [(u"", LONG_BODY)]},
-        reaches=["stored_by"],
-        size=ROOMY,
-    ),
+    receiving("receive a big one", BIG),
+    receiving("receive a long one", LONG_BODY),
+    receiving("receive a long one, stored twice", LONG_BODY, reaches=["stored_by"], size=ROOMY),
     Scene(
         "receive by a name in the middle",
         lambda stage: get(stage.victim, u"p!"),

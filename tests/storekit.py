@@ -6,6 +6,7 @@ import traceback
 
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc.errors import ChannelFull
+from asgi_ipc.layout import FIRST
 from asgi_ipc.messages import MessageStore
 
 LONG = 1000 * SECOND
@@ -59,6 +60,17 @@ def drain(store, queue):
         if message is None:
             return found
         found.append(message[2])
+
+
+def first_record(store, queue):
+    """Where the oldest message of a queue lies."""
+    return store._words[store._directory.find(queue)[0] + FIRST]
+
+
+def overwrite(store, place):
+    """Damage one byte, as something does that has lost its way."""
+    memory = store._segment.map
+    memory[place : place + 1] = b"\xff" if memory[place : place + 1] != b"\xff" else b"\0"
 
 
 class Child(object):

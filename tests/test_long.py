@@ -1,7 +1,7 @@
 """Long messages: their body is stored twice where there is room, and what differs is damage."""
 import pytest
 from sandbox import MIB, on_small_shm, skip_without_own_shm
-from storekit import LONG, drain, get, put, try_put
+from storekit import LONG, drain, first_record, get, overwrite, put, try_put
 
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc._shm.words import M32
@@ -9,7 +9,6 @@ from asgi_ipc.codec import pack
 from asgi_ipc.layout import (
     CHECK,
     DAMAGED,
-    FIRST,
     HEAD,
     LENGTHS,
     LIVE,
@@ -29,10 +28,6 @@ def store(open_store):
     return open_store(MIB)
 
 
-def first_record(store, queue=u"a"):
-    return store._words[store._directory.find(queue)[0] + FIRST]
-
-
 def words_in(store, record):
     return store._words[record] & M32
 
@@ -42,12 +37,6 @@ def fill_up_to(store, part):
     log = store._log
     while log.live < (log.end - log.start) * part:
         put(store, u"backlog", b"b" * 4000)
-
-
-def overwrite(store, place):
-    """Damage one byte, as something does that has lost its way."""
-    memory = store._segment.map
-    memory[place : place + 1] = b"\xff" if memory[place : place + 1] != b"\xff" else b"\0"
 
 
 def test_the_longest_small_one_is_stored_once_and_the_next_one_twice(store):
@@ -89,7 +78,7 @@ def test_a_batch_has_it_as_it_was_sent(store):
 def test_once_where_the_ring_is_not_mostly_empty(store):
     fill_up_to(store, 1.0 / ROOMY)
     put(store, u"a", BODY)
-    assert words_in(store, first_record(store)) == words_of(len(BODY))
+    assert words_in(store, first_record(store, u"a")) == words_of(len(BODY))
     assert drain(store, u"a") == [BODY]
 
 
@@ -110,7 +99,7 @@ def send_one_and_another(length, other):
     for size in (length, other):
         message = {u"body": u"x" * size}
         layer.send(u"a", message)
-        found.append(words_in(store, first_record(store)) - words_of(len(pack(message))))
+        found.append(words_in(store, first_record(store, u"a")) - words_of(len(pack(message))))
         assert layer.receive([u"a"]) == (u"a", message)
     assert layer.check() == []
     return found
@@ -156,7 +145,7 @@ def test_a_wrong_word_before_it_loses_it_alone(store, caplog, word, bit, part):
     fill_up_to(store, part)
     put(store, u"a", BODY)
     put(store, u"a", b"the next one")
-    store._words[first_record(store) + word] ^= 1 << bit
+    store._words[first_record(store, u"a") + word] ^= 1 << bit
     assert drain(store, u"a") == [b"the next one"]
     assert store._words[DAMAGED] == 1
     # Told before anything is read by lengths that are wrong.
@@ -168,7 +157,7 @@ def test_a_length_that_would_fit_the_other_form_is_none(store):
     """Of a record that has its body twice, LENGTHS that say it is there once, and twice as long."""
     put(store, u"a", BODY)
     put(store, u"a", b"the next one")
-    record = first_record(store)
+    record = first_record(store, u"a")
     store._words[record + LENGTHS] = 2 * len(BODY) << 32
     assert words_of(2 * len(BODY)) == words_in(store, record)
     assert drain(store, u"a") == [b"the next one"]

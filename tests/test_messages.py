@@ -4,7 +4,7 @@ import random
 import warnings
 
 import pytest
-from storekit import LONG, PLENTY, drain, get, in_child, put, try_put
+from storekit import LONG, PLENTY, drain, first_record, get, in_child, put, try_put
 
 from asgi_ipc._shm import segment
 from asgi_ipc._shm.clock import SECOND
@@ -235,7 +235,7 @@ def test_another_record_in_the_place_of_a_fan_out(store):
     # Half of it was served here. It is dropped, and another of its length takes its place.
     for payload in (b"1", b"2"):
         store.send_each([(u"p!", b"x\ny\nz", 9)], payload, LONG)
-        place = store._words[store._directory.find(u"p!")[0] + FIRST]
+        place = first_record(store, u"p!")
         assert get(store, u"p!") == (u"p!", u"x", payload)
         store.flush()
         store._words[TAIL] = store._words[HEAD] = place
@@ -245,7 +245,7 @@ def test_another_record_in_the_place_of_a_fan_out(store):
 def test_a_fan_out_that_is_damaged_when_half_of_it_was_served(store):
     store.send_each([(u"p!", b"x\ny\nz", 9)], b"m", LONG)
     assert get(store, u"p!") == (u"p!", u"x", b"m")
-    record = store._words[store._directory.find(u"p!")[0] + FIRST]
+    record = first_record(store, u"p!")
     store._words[record + R_STATE] += 1
     assert get(store, u"p!") is None
     assert store.check() == []
