@@ -98,7 +98,10 @@ def pack(message):
         refusal = _refusal(message, error)
     else:
         size = len(data)
-        if size <= _UNSUSPICIOUS_SIZE or not _suspicious(arrives, data):
+        if size <= _UNSUSPICIOUS_SIZE:
+            _put_back(packers)
+            return data
+        if not _suspicious(arrives, data):
             if size <= _KEPT_SIZE:
                 _put_back(packers)
             return data

@@ -22,7 +22,7 @@ from asgi_ipc import statistics
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc._shm.segment import view_part
 from asgi_ipc._shm.slots import LINK, STATE
-from asgi_ipc._shm.words import LARGEST_COUNT, M32, Damage
+from asgi_ipc._shm.words import LARGEST_COUNT, Damage
 from asgi_ipc.layout import (
     C_START,
     COUNT,
@@ -38,6 +38,7 @@ from asgi_ipc.layout import (
     TAG_MAGIC,
     WAIT_FIRST,
     WAIT_LAST,
+    seed,
 )
 
 IDLE = 60 * SECOND
@@ -50,8 +51,8 @@ HINTS_KEPT = 20000
 STRIDE, LONG_STRIDE = 2, 1024
 """Entries that the hand passes for a new name, and when none is free."""
 
-NO_HINT = 0, None, 0, 0, (0,) * ENTRY_WORDS
-"""Of a name that is not known: no word holds such a hash."""
+NO_HINT = 0, None, 0, 0, b"\xff" * (8 * ENTRY_WORDS)
+"""Of a name that is not known: no word holds such a hash, and no channel more messages."""
 
 
 class _Hints(dict):
@@ -212,7 +213,7 @@ class Directory(object):
             self.hints.clear()
         tag = TAG_MAGIC << 56 | self.number_of(entry) << 32
         own = view_part(self._map, self._words, entry, ENTRY_WORDS)
-        hint = (entry, number, number & M32, tag, own)
+        hint = (entry, number, seed(number), tag, own)
         self.hints[name] = hint
         return hint
 

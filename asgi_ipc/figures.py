@@ -12,21 +12,24 @@ from asgi_ipc import statistics
 from asgi_ipc._shm.words import M32, Damage
 from asgi_ipc.guarded import split
 from asgi_ipc.layout import (
-    CHECK,
     CHECKED,
     CHECKED_BYTES,
     COUNT,
+    DEAD,
     ENTRY_WORDS,
     EXPIRES,
     FIRST,
+    HEAD,
     HEADER_RATES,
     LENGTHS,
-    LIVE,
     NEXT,
     R_STATE,
     RATES,
     SENT_AT,
     SEQ,
+    SEQ_TWIN,
+    TAIL,
+    offset_of,
 )
 from asgi_ipc.parts import MessageSegment
 from asgi_ipc.records import NO_RECORD, check_holds, stored_by
@@ -101,8 +104,16 @@ class Figures(MessageSegment):
         return {
             "size": self.size,
             "real": self._segment.memory_used(),
-            "messages": (self._words[LIVE] & M32) * 8,
+            "messages": self.stored(self.header()),
         }
+
+    def stored(self, words):
+        """Bytes in messages that wait.
+
+        :param words: those of the header, or a copy of them. About, if others change them.
+        """
+        span = self._log.span(words[HEAD], words[TAIL])
+        return max(span - (words[DEAD] & M32), 0) * 8
 
     def _piece(self, first):
         return statistics.piece(self._words, self._directory.slots, first)
@@ -153,18 +164,18 @@ class Figures(MessageSegment):
         size, lengths = words[record] & M32, words[record + LENGTHS]
         begin = (record + SENT_AT) * 8
         end = begin + CHECKED_BYTES + stored_by(size, (lengths >> 32) + (lengths & M32))
-        numbers = [words[record + word] for word in (SEQ, R_STATE, CHECK)]
-        return record, numbers, hint[2] ^ size, self._map[begin:end]
+        numbers = [words[record + word] for word in (SEQ, SEQ_TWIN, R_STATE)]
+        return record, numbers, hint[2], self._map[begin:end]
 
 
 def _unpacked(place, numbers, start, raw):
     """What was copied, taken apart and verified."""
-    seq, state, check = numbers
+    seq, twin, state = numbers
     sent_at, expires, lengths = CHECKED.unpack_from(raw)
     length, more = lengths >> 32, lengths & M32
     end = CHECKED_BYTES + length
     names = raw[end : end + more]
-    served = (state & M32) - 1
+    served = offset_of(state)
     locals_ = names[served:].decode("ascii", "replace").split(u"\n") if names else []
-    intact = check_holds(check, raw, length + more, start, seq)
+    intact = seq == twin and check_holds(state, raw, length + more, start)
     return Peeked(place, seq, sent_at, expires, raw[CHECKED_BYTES:end], locals_, intact)

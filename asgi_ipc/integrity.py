@@ -4,20 +4,17 @@ Knows the parts of the store and their invariants; changes nothing. For tests, p
 and ``asgi-ipc check``. The caller holds the lock.
 """
 from asgi_ipc import crossing
-from asgi_ipc._shm.words import M32, TWIN, Damage
+from asgi_ipc._shm.words import M32, Damage
 from asgi_ipc.layout import (
     COUNT,
     FIRST,
     HASH,
-    HEAD,
-    LAST,
-    LIVE,
     NEXT,
     PREV,
     R_STATE,
     SEQ,
     SEQUENCE,
-    TAIL,
+    seed,
 )
 
 
@@ -38,7 +35,7 @@ def faults(words, directory, log, waiters):
     found += _log_faults(words, directory, log, live)
     queued = set()
     for entry in entries:
-        found += _queue_faults(words, entry, live, queued)
+        found += _queue_faults(words, log, entry, live, queued)
     if queued != live:
         found.append("log: {0} live records are in no queue".format(len(live - queued)))
     return found
@@ -47,22 +44,20 @@ def faults(words, directory, log, waiters):
 def _log_faults(words, directory, log, live):
     found = []
     size = sum(words[record] & M32 for record in live)
-    if size * TWIN != words[LIVE]:
-        found.append("log: {0} words are live, {1:#x} counted".format(size, words[LIVE]))
-    if not live and words[HEAD] != words[TAIL]:
-        found.append("log: nothing is live, but HEAD is not TAIL")
+    if size != log.live:
+        found.append("log: {0} words are live, {1} counted".format(size, log.live))
     for record in live:
         entry = directory.entry_of((words[record] >> 32) & 0xFFFFFF)
         if not entry:
             found.append("record {0}: belongs to no channel".format(record))
-        elif not log.alive(record, words[entry + HASH] & M32):
+        elif not log.alive(record, seed(words[entry + HASH])):
             found.append("record {0}: its check or its state does not hold".format(record))
         if words[record + SEQ] > words[SEQUENCE]:
             found.append("record {0}: its number is not given out yet".format(record))
     return found
 
 
-def _queue_faults(words, entry, live, queued):
+def _queue_faults(words, log, entry, live, queued):
     found = []
     record, before, count, seq = words[entry + FIRST], 0, 0, 0
     while record:
@@ -76,7 +71,7 @@ def _queue_faults(words, entry, live, queued):
             found.append("record {0}: out of order".format(record))
         seq = words[record + SEQ]
         before, record, count = record, words[record + NEXT], count + 1
-    if count != words[entry + COUNT] or before != words[entry + LAST]:
+    if count != words[entry + COUNT] or before != log.last_of(entry):
         found.append(
             "entry {0}: {1} messages queued, {2} counted".format(
                 entry, count, words[entry + COUNT]

@@ -15,7 +15,7 @@ Where each part begins follows from the size of the segment, which its header se
     17 TAIL      where the log ends: THE COMMIT WORD OF EVERY SEND
     18 LIMIT     a record that ends before it may be written at TAIL with no further thought;
                  0 sends the next one through ``Log.make_room``
-    19 LIVE      words in live records; a twin (``_shm/words.py``)
+    19 DEAD      words from HEAD to TAIL that are in no live record; a twin (``_shm/words.py``)
     20 RESERVED  end of that part of the ring that has memory behind it; a twin
     21 FLUSHING  FLUSH while all records are being ended: THE COMMIT WORD OF A FLUSH
     22 HAND      number of the entry that is looked at next for recycling
@@ -61,7 +61,7 @@ channel has one entry for its process, named up to and including the ``!``::
      2 LINK         next entry of the bucket
      3 HASH         of the name, keyed; 0 in a free one
      4 FIRST        oldest record
-     5 LAST         newest record
+     5 LAST         newest record, if there is an oldest one
      6 COUNT        live records
      7 WAIT_FIRST   node of the receiver that has waited longest
      8 WAIT_LAST    ... and shortest
@@ -73,13 +73,13 @@ A record is a message, or one message to several process-specific channels of on
 
      0 TAG      0xA5 | number of the entry, 24 bits | words in the record, 32 bits
      1 STATE    0 dead, else 1 + offset of the first name that has not had it, and in the upper
-                half that offset xor the CRC: THE COMMIT WORD OF EVERY RECEIVE
+                half that offset xor the check sum: Adler-32 of all from SENT_AT on, begun with the
+                channel's ``seed``; where all from word 9 on is there twice, it ends before it. THE
+                COMMIT WORD OF EVERY RECEIVE
      2 NEXT     the next record of the channel
      3 PREV     the one before (not kept up for the first)
-     4 CHECK    CRC-32 of all from SENT_AT on, begun with the low halves of HASH and TAG; in the
-                upper half SEQ modulo ``PRIME``. Where all from word 9 on is there twice, the CRC
-                ends before it
-     5 SEQ      sequence number, from 1; order within a channel
+     4 SEQ      sequence number, from 1; order within a channel
+     5 SEQ_TWIN the same once more
      6 SENT_AT  ns
      7 EXPIRES  ns
      8 LENGTHS  bytes of payload << 32 | bytes of names
@@ -91,14 +91,15 @@ A worked example stands in docs/design.rst, and tests/test_layout.py asserts it.
 """
 import os
 import struct
+import sys
 
 from asgi_ipc._shm.slots import CONTROL_WORDS
-from asgi_ipc._shm.words import TWIN
+from asgi_ipc._shm.words import ADLER_START, M32, TWIN
 
 KIND = 1
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 
-HEAD, TAIL, LIMIT, LIVE, RESERVED, FLUSHING, HAND, BELL_HAND, DAMAGED, MOVED = range(16, 26)
+HEAD, TAIL, LIMIT, DEAD, RESERVED, FLUSHING, HAND, BELL_HAND, DAMAGED, MOVED = range(16, 26)
 ENTRIES = 26
 BELLS = ENTRIES + CONTROL_WORDS
 NODES = BELLS + CONTROL_WORDS
@@ -133,7 +134,7 @@ ENTRY_WORDS = 32
 BELL_WORDS = NODE_WORDS = 8
 
 TAG = 0
-R_STATE, NEXT, PREV, CHECK, SEQ, SENT_AT, EXPIRES, LENGTHS = range(1, 9)
+R_STATE, NEXT, PREV, SEQ, SEQ_TWIN, SENT_AT, EXPIRES, LENGTHS = range(1, 9)
 RECORD_WORDS = 9
 RECORD_BYTES = RECORD_WORDS * 8
 ROUND_UP = RECORD_BYTES + 7
@@ -144,18 +145,55 @@ WRAP = TAG_MAGIC << 56 | 0xFFFFFF << 32
 SKIP = TAG_MAGIC << 56 | 0xFFFFFE << 32
 FLUSH = struct.unpack("=Q", b"flushing")[0]
 
-PRIME = 2**32 - 5
-"""The largest one of 32 bits. What a stray byte makes of SEQ has another remainder."""
-
-BEGINNING = struct.Struct("=6Q")
-"""TAG, STATE, NEXT, PREV, CHECK, SEQ."""
-
-BEGINNING_BYTES = BEGINNING.size
+BEGINNING_BYTES = SENT_AT * 8
 
 CHECKED = struct.Struct("=3Q")
-"""SENT_AT, EXPIRES, LENGTHS: with what follows, all that a record's CRC is of."""
+"""SENT_AT, EXPIRES, LENGTHS: with what follows, all that a record's check sum is of."""
 
 CHECKED_BYTES = CHECKED.size
+
+
+def halves(order):
+    """How the words of a record are written and read where they have two halves.
+
+    To have ``struct`` put the halves together, and take them apart, costs a third of doing that
+    with numbers of 64 bits, which are large ones to Python.
+
+    :param order: "little" or "big", the machine's.
+    :returns: ``pack_beginning(tag, mark, seal, next, previous, seq, seq)``, the bytes of all
+        before SENT_AT: ``mark`` is the lower half of STATE, ``seal`` the upper one.
+        ``pack_checked(sent_at, expires, names, payload)``, those of the words that follow, the last
+        two being numbers of bytes. And ``unpack_record(memory, first byte)``: all eleven.
+    """
+    if order == "little":
+        return (
+            struct.Struct("<Q2I4Q").pack,
+            struct.Struct("<2Q2I").pack,
+            struct.Struct("<Q2I6Q2I").unpack_from,
+        )
+    beginning, checked, record = (
+        struct.Struct(form) for form in (">Q2I4Q", ">2Q2I", ">Q2I6Q2I")
+    )
+
+    def pack_beginning(tag, mark, seal, following, previous, seq, twin):
+        return beginning.pack(tag, seal, mark, following, previous, seq, twin)
+
+    def pack_checked(sent_at, expires, names, payload):
+        return checked.pack(sent_at, expires, payload, names)
+
+    def unpack_record(memory, begin):
+        found = record.unpack_from(memory, begin)
+        tag, seal, mark = found[:3]
+        payload, names = found[9:]
+        return (tag, mark, seal) + found[3:9] + (names, payload)
+
+    return pack_beginning, pack_checked, unpack_record
+
+
+pack_beginning, pack_checked, unpack_record = halves(sys.byteorder)
+
+unpack_entry = struct.Struct("={0}x{1}Q".format(HASH * 8, RATES + C_START + 1 - HASH)).unpack_from
+"""HASH, FIRST, LAST, COUNT, WAIT_FIRST, WAIT_LAST, SENT, FULL, C_START of an entry's words."""
 
 
 class Geometry(object):
@@ -195,7 +233,7 @@ def lay_header(words, total_bytes, node=0):
     log = Geometry(total_bytes).log
     words[HEAD] = words[TAIL] = log
     words[RESERVED] = log * TWIN
-    words[LIMIT] = words[LIVE] = 0
+    words[LIMIT] = words[DEAD] = 0
     words[NODE] = node or _random()
     words[LIFE] = _random()
 
@@ -205,11 +243,21 @@ def _random():
     return struct.unpack("=Q", os.urandom(8))[0] >> 64 - NODE_BITS or 1
 
 
-def check_word(check, seq):
-    """The CHECK of a record with this CRC and sequence number."""
-    return seq % PRIME << 32 | check
+def seed(number):
+    """What the check sums of a channel's records begin with, by the HASH of its entry."""
+    return number & ADLER_START
 
 
 def live_state(check, offset=0):
     """The STATE of a live record: the name at ``offset`` is the next to have it."""
     return (check ^ offset) << 32 | offset + 1
+
+
+def offset_of(state):
+    """The offset in such a STATE."""
+    return (state & M32) - 1
+
+
+def check_of(state):
+    """The check sum in such a STATE."""
+    return state >> 32 ^ (state & M32) - 1

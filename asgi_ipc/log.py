@@ -6,13 +6,12 @@ holds the lock.
 """
 from asgi_ipc._shm.words import M32, TWIN, Damage
 from asgi_ipc.layout import (
-    CHECK,
+    DEAD,
     FLUSH,
     FLUSHING,
     HASH,
     HEAD,
     LIMIT,
-    LIVE,
     NEXT,
     PREV,
     R_STATE,
@@ -23,6 +22,7 @@ from asgi_ipc.layout import (
     TAG_MAGIC,
     TAIL,
     WRAP,
+    seed,
 )
 from asgi_ipc.ring import Ring
 
@@ -54,7 +54,8 @@ class Log(Ring):
     def salvage(self):
         """Return the records that can still be read between HEAD and TAIL, as ``walk`` would.
 
-        Where ``walk`` stops, the next place is looked for that holds a whole record.
+        Where ``walk`` cannot go on, it is looked everywhere for live ones, word by word. (What
+        makes one dead takes its check sum with it; what only looks like one may be in a message.)
         Cost: with damage, every word of the log; else every record.
         """
         try:
@@ -78,14 +79,14 @@ class Log(Ring):
         return found, True
 
     def sound(self, place, end):
-        """Whether a whole record, live or dead, lies at ``place``, its check included."""
+        """Whether a live record lies at ``place``, its check included."""
         words = self._words
         tag = words[place]
         size = tag & M32
         if tag >> 56 != TAG_MAGIC or size < RECORD_WORDS or place + size > end:
             return False
         entry = self._entry_of((tag >> 32) & 0xFFFFFF)
-        return bool(entry) and self.intact(place, words[entry + HASH] & M32)
+        return bool(entry) and self.alive(place, seed(words[entry + HASH]))
 
     def flush(self):
         """End all records: THE COMMIT. The rebuild has to follow."""
@@ -108,7 +109,7 @@ class Log(Ring):
             entry = self._entry_of((words[place] >> 32) & 0xFFFFFF)
             if flushed:
                 words[place + R_STATE] = 0
-            elif entry and self.alive(place, words[entry + HASH] & M32):
+            elif entry and self.alive(place, seed(words[entry + HASH])):
                 live.append((entry, words[place + SEQ], place))
                 highest = max(highest, words[place + SEQ])
             else:
@@ -116,15 +117,16 @@ class Log(Ring):
                 dropped += 1
         if damaged:
             self._repack(records)
-        words[LIVE] = words[LIMIT] = 0
-        self._string(sorted(live))
-        if not words[LIVE]:
+        words[LIMIT] = 0
+        size = self._string(sorted(live))
+        if not size:
             words[HEAD] = words[TAIL]
             if words[TAIL] >= self.end:
                 # With a LIMIT that was written over, the last one went up to the very end: there
                 # is no word left that would lead round.
                 words[HEAD] = self.start
                 words[TAIL] = self.start
+        words[DEAD] = (self.span(words[HEAD], words[TAIL]) - size) * TWIN
         words[FLUSHING] = 0
         return highest, dropped + damaged
 
@@ -164,11 +166,16 @@ class Log(Ring):
                 behind = record + (words[record] & M32)
 
     def _string(self, live):
-        """Link the live records, given in order of entry and sequence number."""
+        """Link the live records, given in order of entry and sequence number.
+
+        :returns: the words in them.
+        """
         words = self._words
-        entry = seq = last = 0
+        entry = seq = last = size = 0
         for owner, number, place in live:
-            if owner == entry and number == seq and words[place + CHECK] == words[last + CHECK]:
+            if owner == entry and number == seq and (
+                words[place + R_STATE] == words[last + R_STATE]
+            ):
                 # Killed between the copy and the end of the old one, when it was moved.
                 words[place + R_STATE] = 0
                 continue
@@ -177,3 +184,5 @@ class Log(Ring):
             words[place + PREV] = previous
             self.link(owner, place)
             entry, seq, last = owner, number, place
+            size += words[place] & M32
+        return size

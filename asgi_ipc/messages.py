@@ -12,28 +12,26 @@ to ring. The commit words are named in ``layout``.
 """
 from asgi_ipc._shm import clock as monotonic
 from asgi_ipc._shm.lane import BOARD, EMPTY
-from asgi_ipc._shm.words import M32, TWIN, Damage, crc32
+from asgi_ipc._shm.words import TWIN, Damage, adler32
 from asgi_ipc.figures import Figures
 from asgi_ipc.layout import (
-    CHECK,
+    BEGINNING_BYTES,
     CHECKED_BYTES,
     COUNT,
+    DEAD,
     EXPIRES,
     FIRST,
     HASH,
     HEAD,
-    LAST,
-    LENGTHS,
-    LIVE,
-    NEXT,
     R_STATE,
     ROUND_UP,
-    SENT_AT,
     SEQ,
-    TAIL,
+    check_of,
+    offset_of,
+    unpack_record,
 )
 from asgi_ipc.outbox import Outbox
-from asgi_ipc.records import NO_RECORD, NOT_SMALL, WRONG_CHECK, WRONG_COUNT
+from asgi_ipc.records import NO_RECORD, SMALL, WRONG_CHECK, WRONG_COUNT
 
 MINIMUM_SIZE = 64 * 1024
 """Bytes of the smallest segment that is worth the name."""
@@ -75,7 +73,8 @@ class MessageStore(Outbox, Figures):
             rung, call again. If there is something, it is taken off all of them.
         :returns: (queue, local, payload), or None.
         """
-        now = self._clock()
+        clock = self._clock
+        now = clock()
         if now >= self._next_look:
             successor = self._look(now)
             if successor is not None:
@@ -84,6 +83,7 @@ class MessageStore(Outbox, Figures):
                 return successor.receive(queues)
         lock = self._lock
         words = self._words
+        memory = self._map
         found = checked = None
         try:
             if lock.acquire():
@@ -98,42 +98,40 @@ class MessageStore(Outbox, Figures):
                 record = own[FIRST]
                 if not record:
                     continue
-                if words[record + EXPIRES] <= now:
+                shown, mark, seal, following, _, _, _, _, expires, names, length = (
+                    unpack_record(memory, record * 8)
+                )
+                if expires <= now:
                     self._log.drop_expired(entry, now)
                     record = own[FIRST]
                     if not record:
                         continue
-                length = words[record + LENGTHS]
-                if length & NOT_SMALL:
+                    shown, mark, seal, following, _, _, _, _, _, names, length = (
+                        unpack_record(memory, record * 8)
+                    )
+                if names or length > SMALL:
                     found = self._take(queue, entry, record, seed)
                     break
                 # ``Records.read``, written out for a record without names; but whether its
                 # check holds is seen when the lock is free.
-                length >>= 32
                 size = length + ROUND_UP >> 3
-                state = words[record + R_STATE]
-                if words[record] != tag | size or state & M32 != 1:
+                if shown != tag | size or mark != 1:
                     raise Damage(NO_RECORD)
-                begin = (record + SENT_AT) * 8
-                checked = self._map[begin : begin + CHECKED_BYTES + length]
+                begin = record * 8 + BEGINNING_BYTES
+                checked = memory[begin : begin + CHECKED_BYTES + length]
                 # ``Records.end_first``, written out: 0.1 us less than to call it, and what was
                 # taken is known from the commit on, whatever comes after it.
-                following = words[record + NEXT]
                 count = own[COUNT] - 1
-                live = words[LIVE] - size * TWIN
-                if (count <= 0 if following else count) or live < 0:
+                if count <= 0 if following else count:
                     raise Damage(WRONG_COUNT)
                 words[record + R_STATE] = 0  # the commit
                 found = queue
                 own[FIRST] = following
-                if not following:
-                    own[LAST] = 0
                 own[COUNT] = count
-                words[LIVE] = live
-                if not live:
-                    words[HEAD] = words[TAIL]
-                elif words[HEAD] == record:
+                if words[HEAD] == record:
                     words[HEAD] = record + size
+                else:
+                    words[DEAD] += size * TWIN
                 break
             if waiter is not None:
                 if found is None:
@@ -153,8 +151,8 @@ class MessageStore(Outbox, Figures):
             self._afterwards()
         if checked is None:
             return found
-        if crc32(checked, seed ^ size) != state >> 32:
-            # STATE is sealed by what the record's CRC was.
+        if adler32(checked, seed) != seal:
+            # STATE is sealed by what the record's check sum was.
             self._run(self._drop_damaged)
             return self.receive(queues, waiter)
         return queue, "", checked[CHECKED_BYTES:]
@@ -249,16 +247,12 @@ class MessageStore(Outbox, Figures):
         mark, payload, names = self._shared
         if mark[0] != record or mark != self._mark(record):
             return None
-        words = self._words
-        state = words[record + R_STATE]
-        offset = (state & M32) - 1
-        sealed = state >> 32 ^ words[record + CHECK] & M32 == offset
-        return (payload, names, offset) if sealed else None
+        return payload, names, offset_of(self._words[record + R_STATE])
 
     def _mark(self, record):
         """What tells a record from all others that are, were or will be."""
         words = self._words
-        return record, words[record], words[record + CHECK], words[record + SEQ]
+        return record, words[record], words[record + SEQ], check_of(words[record + R_STATE])
 
     # -- the whole -------------------------------------------------------------------
 

@@ -210,12 +210,6 @@ class ReadableNames(NameCache):
             pass for a name.
         :raises TypeError: it is text, not iterable or empty, or a name in it is not valid.
         """
-        if type(names) is list and len(names) == 1:
-            # As most callers do, at a third of the cost.
-            try:
-                return [self[names[0]]]
-            except TypeError:
-                return [self.entry(names[0])]
         if isinstance(names, (six.text_type, bytes)):
             raise TypeError(
                 "receive takes a list of channel names; %s is a single string: put it in a list."

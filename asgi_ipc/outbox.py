@@ -17,7 +17,6 @@ from asgi_ipc.layout import (
     EXPIRES,
     FIRST,
     IN_FLIGHT,
-    LAST,
     LEASE,
     LIFE,
     LIMIT,
@@ -270,10 +269,10 @@ class Outbox(Senders):
             record = words[entry + FIRST]
             if not place or not record or words[record + SEQ] != old:
                 return False
-        outbox, _, seed, tag, _ = target
+        outbox, _, start, tag, _ = target
         seq = words[SEQUENCE] + 1
-        last = words[outbox + LAST]
-        self._log.write(place, last, tag | need, seed, seq, now, expires, payload, routing)
+        last = self._log.last_of(outbox)
+        self._log.write(place, last, tag | need, start, seq, now, expires, payload, routing)
         crossing.begin_move(words, self._directory.number_of(entry), old, seq)
         words[TAIL] = place + need  # the commit
         words[SEQUENCE] = seq

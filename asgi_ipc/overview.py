@@ -9,9 +9,8 @@ from operator import attrgetter, itemgetter
 from asgi_ipc import statistics
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc._shm.segment import RECOVERIES, WAITED, WAITS
-from asgi_ipc._shm.words import M32
 from asgi_ipc.census import GroupCensus, MessageCensus
-from asgi_ipc.layout import DAMAGED, FULL, HEADER_RATES, LIVE, MOVED, SENT
+from asgi_ipc.layout import DAMAGED, FULL, HEADER_RATES, MOVED, SENT
 
 TOP = 10
 """Channels and groups that are named, where nothing else is asked for."""
@@ -65,7 +64,7 @@ class Overview(object):
         header = store.header()
         sent, refused = statistics.rates(header, HEADER_RATES, store.now())
         figures = {
-            "stored": (header[LIVE] & M32) * 8,
+            "stored": store.stored(header),
             "sent": header[HEADER_RATES + SENT],
             "sent_per_second": sent,
             "refused": header[HEADER_RATES + FULL],

@@ -23,12 +23,12 @@ Invariants:
 """
 from asgi_ipc._shm.words import M32, TWIN, Damage, single
 from asgi_ipc.layout import (
+    DEAD,
     EXPIRES,
     FIRST,
     HEAD,
     LAST,
     LIMIT,
-    LIVE,
     MOVED,
     NEXT,
     PREV,
@@ -85,13 +85,29 @@ class Ring(Records):
 
     @property
     def live(self):
-        """Words in live records."""
-        return single(self._words[LIVE])
+        """Words in live records: all in between that are not dead.
+
+        To count these takes less than to count the live ones. Who takes the record at HEAD, as
+        one does who is the only one to receive, moves HEAD on, and has nothing to count.
+
+        :raises Damage: there would be less than none.
+        """
+        words = self._words
+        live = self.span(words[HEAD], words[TAIL]) - single(words[DEAD])
+        if live < 0:
+            raise Damage("more is dead than there is")
+        return live
 
     @property
     def reserved(self):
         """The end of that part of the ring that has memory behind it."""
         return single(self._words[RESERVED])
+
+    def span(self, begin, end):
+        """Words from one place to another, round the end of the ring where that comes between."""
+        if end >= begin:
+            return end - begin
+        return self.end - begin + end - self.start
 
     def roomy(self, need):
         """Whether the ring would be mostly empty with so many words more."""
@@ -100,7 +116,8 @@ class Ring(Records):
     def sweep(self, now, records=SWEEP):
         """Advance HEAD over dead and expired records, so many at most."""
         words = self._words
-        head, tail, end = words[HEAD], words[TAIL], self.reserved
+        begin = head = words[HEAD]
+        tail, end = words[TAIL], self.reserved
         while head != tail and records:
             records -= 1
             if head >= end:
@@ -111,11 +128,18 @@ class Ring(Records):
             elif not words[head + R_STATE]:
                 head += self._size(tag)
             else:
-                words[HEAD] = head
+                self._pass(begin, head)
                 if words[head + EXPIRES] > now or not self._expire(tag, head, now):
                     return
-                tail = words[TAIL]
-        words[HEAD] = head
+                begin = head = words[HEAD]
+        self._pass(begin, head)
+
+    def _pass(self, begin, head):
+        """Move HEAD on from ``begin`` over what is dead."""
+        words = self._words
+        if head != begin:
+            words[DEAD] -= self.span(begin, head) * TWIN
+            words[HEAD] = head
 
     def make_room(self, need, now):
         """Return the place for a record of ``need`` words, or 0 if the log is full.
@@ -157,6 +181,7 @@ class Ring(Records):
             words[tail] = WRAP
             words[TAIL] = self.start
             words[HEAD] = self.start
+            words[DEAD] = 0
         reserved, end = self.reserved, words[TAIL] + WINDOW
         if words[TAIL] < words[HEAD] or reserved - end < STEP:
             return False
@@ -176,7 +201,7 @@ class Ring(Records):
             words[LIMIT] = max(head - self._margin(), tail)
             return tail if tail + need + kept < head else 0
         if start + need + kept < head and (self._thrifty(tail) or not self._extend(tail + need)):
-            words[tail] = WRAP
+            self._go_round()
             words[LIMIT] = max(head - self._margin(), start)
             return start
         if self._thrifty(tail):
@@ -189,6 +214,14 @@ class Ring(Records):
             if left <= 0 or max(left, head - start) <= kept:
                 return 0
         return tail
+
+    def _go_round(self):
+        """Have the log go on at the start of the ring."""
+        words = self._words
+        tail = words[TAIL]
+        words[tail] = WRAP
+        words[DEAD] += (self.end - tail) * TWIN
+        words[TAIL] = self.start
 
     def _margin(self):
         return (self.reserved - self.start) // SPARE
@@ -224,17 +257,17 @@ class Ring(Records):
                 raise Damage("the log goes on beyond its memory")
             tag = words[head]
             if tag >= SKIP:
-                words[HEAD] = self._hop(head, tag)
+                self._pass(head, self._hop(head, tag))
                 left -= 1
                 continue
             size = self._size(tag)
-            if words[head + R_STATE]:
-                expired = words[head + EXPIRES] <= now and self._expire(tag, head, now)
-                if not (expired or self._move(tag, head, size) or self._shift(tag, head, size)):
+            if not words[head + R_STATE]:
+                self._pass(head, head + size)
+            elif words[head + EXPIRES] > now or not self._expire(tag, head, now):
+                if not (self._move(tag, head, size) or self._shift(tag, head, size)):
                     break
-            left -= size
-            if words[HEAD] == head:
                 words[HEAD] = head + size
+            left -= size
         return budget - left
 
     def _cleaning_due(self, need):
@@ -256,7 +289,7 @@ class Ring(Records):
             if tail + size >= self.reserved:
                 if self.start + size >= head:
                     return False
-                words[tail] = WRAP
+                self._go_round()
                 target = self.start
         entry = self._owner(tag, record)
         self._map[target * 8 : (target + size) * 8] = self._map[record * 8 : (record + size) * 8]
@@ -287,6 +320,7 @@ class Ring(Records):
         ]
         words[target] = tag
         words[record + R_STATE] = 0
+        words[DEAD] -= size * TWIN
         self._relink(entry, record, target)
         words[MOVED] += 1
         return True

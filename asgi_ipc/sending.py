@@ -10,14 +10,11 @@ more.
 """
 from asgi_ipc import crossing, statistics
 from asgi_ipc._shm.clock import SECOND
-from asgi_ipc._shm.words import M32, TWIN, Damage, crc32
+from asgi_ipc._shm.words import Damage, adler32
 from asgi_ipc.directory import NO_HINT
 from asgi_ipc.errors import ChannelFull
 from asgi_ipc.layout import (
-    BEGINNING,
-    BEGINNING_BYTES,
     C_START,
-    CHECKED,
     COUNT,
     ENTRY_WORDS,
     FIRST,
@@ -26,16 +23,18 @@ from asgi_ipc.layout import (
     HEADER_RATES,
     LAST,
     LIMIT,
-    LIVE,
     NEXT,
-    PRIME,
     RATES,
+    RECORD_BYTES,
     RECORD_WORDS,
     ROUND_UP,
     SEQ,
     SEQUENCE,
     TAIL,
     WAIT_FIRST,
+    pack_beginning,
+    pack_checked,
+    unpack_entry,
 )
 from asgi_ipc.records import SMALL, WRONG_COUNT, WRONG_LAST, words_of
 from asgi_ipc.waiting import Receivers
@@ -49,8 +48,6 @@ EXPIRE_AT_ONCE = 256
 WINDOW = RATES + C_START
 """Of an entry: when its current second began."""
 
-_pack_beginning = BEGINNING.pack
-_pack_checked = CHECKED.pack
 
 
 class Senders(Receivers):
@@ -76,84 +73,73 @@ class Senders(Receivers):
         if local:
             names = local if type(local) is bytes else local.encode("ascii")
             size = len(payload) + len(names)
-            lengths = len(payload) << 32 | len(names)
         else:
             names = b""
             size = len(payload)
-            lengths = size << 32
         if size > SMALL:
             self._send_long(queue, names, payload, lifetime, capacity)
             return None
         need = size + ROUND_UP >> 3
-        now = self._clock()
+        clock = self._clock
+        now = clock()
         if now >= self._next_look:
             successor = self._look(now)
             if successor is not None:
                 return successor.send(queue, local, payload, lifetime, capacity)
         lock = self._lock
         words = self._words
+        memory = self._map
         refused = place = 0
         entry, number, seed, tag, own = self._hints[queue]
         tag |= need
         # Whatever can be done before is done before: others wait.
-        checked = _pack_checked(now, now + lifetime, lengths) + payload
         if names:
-            checked += names
-        check = crc32(checked, seed ^ need)
-        stored = BEGINNING_BYTES + len(checked)
+            checked = pack_checked(now, now + lifetime, len(names), len(payload)) + payload + names
+        else:
+            checked = pack_checked(now, now + lifetime, 0, size) + payload
+        check = adler32(checked, seed)
+        stored = RECORD_BYTES + size
         try:
             if lock.acquire():
                 self._recover()
-            if own[HASH] != number:
+            # To read them at one go takes half as long.
+            found, first, last, count, waits, _, sent, _, window = unpack_entry(own)
+            if found != number:
                 entry, _, seed, tag, own = self._directory.obtain(queue, now) or NO_HINT
                 tag |= need
-                check = crc32(checked, seed ^ need)
-            if not entry:
-                refused = NO_ENTRY
-                words[HEADER_RATES + FULL] += 1
-            else:
-                count = own[COUNT]
-                if count >= capacity:
-                    refused = self._full(entry, capacity, now)
-                    count = own[COUNT]
-                if not refused:
-                    place = words[TAIL]
-                    if place + need >= words[LIMIT]:
-                        place = self._room(need, now)
-                        count = own[COUNT]
-                if place:
-                    # ``Records.write``, written out.
-                    last = own[LAST]
-                    seq = words[SEQUENCE] + 1
-                    if last and ((words[last] ^ tag) >> 32 or words[last + SEQ] >= seq):
-                        raise Damage(WRONG_LAST)
-                    begin = place * 8
-                    self._map[begin : begin + stored] = (
-                        _pack_beginning(
-                            tag, check << 32 | 1, 0, last, seq % PRIME << 32 | check, seq
-                        )
-                        + checked
-                    )
-                    words[TAIL] = place + need  # the commit
-                    words[SEQUENCE] = seq
-                    # ``Records.link``, written out.
-                    if last:
-                        words[last + NEXT] = place
-                    else:
-                        own[FIRST] = place
-                    own[LAST] = place
-                    own[COUNT] = count + 1
-                    words[LIVE] += need * TWIN
-                    own[RATES] += 1
-                    if now >= own[WINDOW] + SECOND:
-                        self._roll(entry, now)
-                    if own[WAIT_FIRST]:
-                        self._summon(entry, now)
-                    if not seq % SWEEP_EVERY:
-                        self._log.sweep(now)
+                check = adler32(checked, seed)
+                _, first, last, count, waits, _, sent, _, window = unpack_entry(own)
+            place = words[TAIL]
+            if count >= capacity or place + need >= words[LIMIT]:
+                refused, place = self._look_for_room(entry, capacity, need, now)
+                _, first, last, count, waits, _, sent, _, window = unpack_entry(own)
+            if place:
+                # ``Records.write``, written out.
+                seq = words[SEQUENCE] + 1
+                if not first:
+                    last = 0
+                elif (words[last] ^ tag) >> 32 or words[last + SEQ] >= seq:
+                    raise Damage(WRONG_LAST)
+                begin = place * 8
+                memory[begin : begin + stored] = (
+                    pack_beginning(tag, 1, check, 0, last, seq, seq) + checked
+                )
+                words[TAIL] = place + need  # the commit
+                words[SEQUENCE] = seq
+                # ``Records.link``, written out.
+                if last:
+                    words[last + NEXT] = place
                 else:
-                    refused = refused or NO_MEMORY
-                    self._count_full(entry, now)
+                    own[FIRST] = place
+                own[LAST] = place
+                own[COUNT] = count + 1
+                own[RATES] = sent + 1
+                if now - window >= SECOND:
+                    self._roll(entry, now)
+                if waits:
+                    self._summon(entry, now)
+                if not seq % SWEEP_EVERY:
+                    self._log.sweep(now)
             lock.release()
         except BaseException as error:
             lock.abandon()
@@ -280,7 +266,7 @@ class Senders(Receivers):
         written = []
         for ((entry, _, seed, tag, _), _, names), length in zip(ready, needs):
             seq += 1
-            last = words[entry + LAST]
+            last = log.last_of(entry)
             log.write(
                 place, last, tag | length, seed, seq, now, now + lifetime, payload, names
             )
@@ -289,18 +275,38 @@ class Senders(Receivers):
         words[TAIL] = place  # the commit
         del ready[: len(written)], left[: len(written)]
         words[SEQUENCE] = seq
-        words[LIVE] += need * TWIN
         for entry, record, last in written:
             # ``Records.link``, written out: 0.3 us less for each of them.
             words[last + NEXT if last else entry + FIRST] = record
             words[entry + LAST] = record
             words[entry + COUNT] += 1
             words[entry + RATES] += 1
-            if now >= words[entry + WINDOW] + SECOND:
+            if now - words[entry + WINDOW] >= SECOND:
                 self._roll(entry, now)
             if words[entry + WAIT_FIRST]:
                 self._summon(entry, now)
         log.sweep(now)
+
+    def _look_for_room(self, entry, capacity, need, now):
+        """Where a send goes on that cannot just write at TAIL.
+
+        :param entry: 0 if there was none to be had.
+        :returns: (0, where it may write), or (why it is refused, 0), which is counted.
+        """
+        if not entry:
+            self._words[HEADER_RATES + FULL] += 1
+            return NO_ENTRY, 0
+        refused = place = 0
+        if self._words[entry + COUNT] >= capacity:
+            refused = self._full(entry, capacity, now)
+        if not refused:
+            place = self._words[TAIL]
+            if place + need >= self._words[LIMIT]:
+                place = self._room(need, now)
+        if place:
+            return 0, place
+        self._count_full(entry, now)
+        return refused or NO_MEMORY, 0
 
     def _full(self, entry, capacity, now):
         """AT_CAPACITY if a queue is, what has expired being dropped; else 0."""
@@ -376,6 +382,6 @@ class Senders(Receivers):
         return (
             "no memory for a message of {0} bytes on {1}: {2} of {3} bytes in use. Read faster, "
             "raise message_memory, or make room in the system's shared memory.".format(
-                need * 8, queue, (self._words[LIVE] & M32) * 8, self.size
+                need * 8, queue, self.stored(self._words), self.size
             )
         )

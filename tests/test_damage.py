@@ -119,7 +119,7 @@ def test_sizes_that_no_segment_has(prefix, open_layer, kind, size):
     [
         (MAGIC, 1, "not asgi_ipc's"),
         (LAYOUT, 1, "layout 1 of kind"),
-        (LAYOUT, 5, "layout 5 of kind"),
+        (LAYOUT, 99, "layout 99 of kind"),
         (KIND, 7, "kind 7"),
         (SIZE, 2 * BYTES, "header is damaged"),
         (KEY, 5, "header is damaged"),

@@ -1,6 +1,7 @@
 """Golden bytes: one entry and one record, word by word, as ``layout`` documents them."""
 import binascii
 import os
+import struct
 
 import pytest
 from storekit import put
@@ -9,11 +10,11 @@ from asgi_ipc._shm import segment as segment_module
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc.layout import (
     BELLS,
+    DEAD,
     ENTRIES,
     ENTRY_WORDS,
     HEAD,
     HEADER_WORDS,
-    LIVE,
     NODES,
     RECORD_WORDS,
     RESERVED,
@@ -21,6 +22,7 @@ from asgi_ipc.layout import (
     TAIL,
     Geometry,
     fixed_bytes,
+    halves,
 )
 
 SIZE = 64 * 1024
@@ -56,7 +58,7 @@ def values(store, first, count):
 def test_a_new_segment(known_store):
     words = known_store._words
     assert known_store._segment.map[:8] == b"ASGI_IPC"
-    assert values(known_store, 1, 3) == [4, 1, SIZE]
+    assert values(known_store, 1, 3) == [5, 1, SIZE]
     geometry = Geometry(SIZE)
     assert (geometry.first_bucket, geometry.buckets) == (HEADER_WORDS, 64)
     # Where they begin, and how many there is room for.
@@ -69,7 +71,7 @@ def test_a_new_segment(known_store):
     assert values(known_store, 26, 12) == [0] * 12
     assert words[HEAD] == words[TAIL] == 5184
     assert words[RESERVED] == 5184 << 32 | 5184
-    assert words[LIVE] == 0
+    assert words[DEAD] == 0
     assert fixed_bytes(SIZE) == 576 * 8
 
 
@@ -80,7 +82,8 @@ def test_one_message(known_store):
     words = known_store._words
     assert words[SEQUENCE] == 1
     assert (words[HEAD], words[TAIL]) == (5184, 5184 + 11)
-    assert words[LIVE] == 11 << 32 | 11
+    assert words[DEAD] == 0
+    assert known_store._log.live == 11
     assert values(known_store, ENTRIES, 4) == [1, 64, 0, 1]
     # The only bucket in use leads to the entry.
     hashed = words[576 + 3]
@@ -104,10 +107,27 @@ def test_what_sends_and_receives_do_to_the_words(known_store):
     assert known_store.receive([u"a"])[2] == b"one"
     assert words[first + 1] == 0
     assert values(known_store, 576 + 4, 3) == [second, second, 1]
+    assert (words[HEAD], words[DEAD]) == (second, 0)
     assert known_store.receive([u"a"])[2] == b"two"
-    assert values(known_store, 576 + 4, 3) == [0, 0, 0]
+    # LAST stays as it is: it counts only while there is a first one.
+    assert values(known_store, 576 + 4, 3) == [0, second, 0]
     assert words[HEAD] == words[TAIL] == second + 10
-    assert words[LIVE] == 0
+    assert words[DEAD] == 0
+
+
+def test_what_is_taken_from_behind_the_head_is_counted_until_the_head_is_past_it(known_store):
+    for name in (u"a", u"b", u"b"):
+        put(known_store, name, b"one")
+    words = known_store._words
+    assert known_store.receive([u"b"])[2] == b"one"
+    assert (words[HEAD], words[DEAD]) == (5184, 10 << 32 | 10)
+    assert known_store._log.live == 20
+    assert known_store.receive([u"a"])[2] == b"one"
+    assert (words[HEAD], words[DEAD]) == (5194, 10 << 32 | 10)
+    known_store._log.sweep(5 * SECOND)
+    assert (words[HEAD], words[DEAD]) == (5204, 0)
+    assert known_store._log.live == 10
+    assert known_store.check() == []
 
 
 def test_the_state_of_a_fan_out_is_a_cursor(known_store):
@@ -118,8 +138,8 @@ def test_the_state_of_a_fan_out_is_a_cursor(known_store):
         states.append(words[5184 + 1])
         assert known_store.receive([u"p!"]) == (u"p!", name, PAYLOAD)
     # 1 + offset of the name to serve: "one\n" is 4 bytes long, "two\n" too. Above it the
-    # offset once more, xor the check.
-    check = words[5184 + 4] & 0xFFFFFFFF
+    # offset once more, xor the check sum.
+    check = states[0] >> 32
     assert states == [check << 32 | 1, (check ^ 4) << 32 | 5, (check ^ 8) << 32 | 9]
     assert words[5184 + 1] == 0
 
@@ -146,14 +166,23 @@ ENTRY = [
 
 RECORD = [
     "0b000000000000a5",  # TAG: 11 words, entry 0
-    "01000000ff0cbcea",  # STATE live, cursor 0, sealed by CHECK
+    "010000002e1f940d",  # STATE live, cursor 0; check sum of SENT_AT and what follows
     "0000000000000000",  # NEXT
     "0000000000000000",  # PREV
-    "ff0cbcea01000000",  # CHECK, of SEQ and of what follows it
     "0100000000000000",  # SEQ
+    "0100000000000000",  # SEQ_TWIN
     "00f2052a01000000",  # SENT_AT 5,000,000,000 ns
     "004a4d220f000000",  # EXPIRES 65,000,000,000 ns
     "0300000009000000",  # LENGTHS: 3 of names, 9 of payload
     "81a474657874a268",  # payload
     "6958613100000000",  # payload, "Xa1", zeros
 ]
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_halves_are_those_of_the_words_in_either_byte_order(order):
+    pack_beginning, pack_checked, unpack_record = halves(order)
+    raw = pack_beginning(1, 2, 3, 4, 5, 6, 7) + pack_checked(8, 9, 10, 11)
+    words = struct.unpack(("<" if order == "little" else ">") + "9Q", raw)
+    assert words == (1, 3 << 32 | 2, 4, 5, 6, 7, 8, 9, 11 << 32 | 10)
+    assert unpack_record(b"12345678" + raw, 8) == tuple(range(1, 12))

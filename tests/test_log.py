@@ -12,13 +12,12 @@ from asgi_ipc._shm.segment import EPOCH
 from asgi_ipc._shm.words import M32, TWIN, Damage
 from asgi_ipc.errors import ChannelFull
 from asgi_ipc.layout import (
-    CHECK,
     DAMAGED,
+    DEAD,
     FIRST,
     HEAD,
     LAST,
     LIMIT,
-    LIVE,
     MOVED,
     NEXT,
     PREV,
@@ -27,6 +26,7 @@ from asgi_ipc.layout import (
     RESERVED,
     SENT_AT,
     SEQ,
+    SEQ_TWIN,
     TAIL,
 )
 
@@ -87,7 +87,14 @@ def test_goes_round_under_load_with_slow_channels(open_store, size):
     for name in model:
         assert drain(store, name) == list(model[name])
     assert store.memory()["messages"] == 0
+    # What was taken from behind HEAD, the sends that follow pass over, faster than they add to it.
+    for _ in range(number):
+        if store._words[HEAD] == store._words[TAIL]:
+            break
+        put(store, u"fast", b"x")
+        assert get(store, u"fast")[2] == b"x"
     assert store._words[HEAD] == store._words[TAIL]
+    assert store.check() == []
 
 
 @pytest.mark.parametrize("size", [64, 128, 256, 512])
@@ -316,7 +323,7 @@ def test_a_damaged_record_is_dropped_and_the_rest_served(store, caplog):
     assert "damaged" in caplog.text
 
 
-@pytest.mark.parametrize("word", [0, R_STATE, NEXT, PREV, CHECK, SEQ, SENT_AT])
+@pytest.mark.parametrize("word", [0, R_STATE, NEXT, PREV, SEQ, SEQ_TWIN, SENT_AT])
 def test_a_wrong_word_in_a_record_loses_that_one_at_most(store, word):
     model = filled(store)
     words = store._words
@@ -338,7 +345,7 @@ def test_a_wrong_word_in_a_record_loses_that_one_at_most(store, word):
 
 @pytest.mark.parametrize("byte", range(8))
 def test_no_stray_byte_makes_another_number_of_one(store, byte):
-    """Its number is under no CRC; by another one, it would get another place in its queue."""
+    """Its number is in no check sum; by another, it would get another place in its queue."""
     put(store, u"a", b"x")
     words = store._words
     (place,) = live_records(store)
@@ -401,7 +408,7 @@ def test_a_tail_that_was_written_over_with_the_end_is_found_again(store):
     assert store.check() == []
 
 
-@pytest.mark.parametrize("word", [HEAD, TAIL, LIVE, LIMIT])
+@pytest.mark.parametrize("word", [HEAD, TAIL, DEAD, LIMIT])
 @pytest.mark.parametrize("value", [0, 7, 1 << 40])
 def test_a_wrong_word_in_the_header_after_a_crash(store, word, value):
     filled(store)

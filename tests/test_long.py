@@ -7,11 +7,10 @@ from asgi_ipc import IPCChannelLayer
 from asgi_ipc._shm.words import M32
 from asgi_ipc.codec import pack
 from asgi_ipc.layout import (
-    CHECK,
     DAMAGED,
     HEAD,
     LENGTHS,
-    LIVE,
+    R_STATE,
     RECORD_BYTES,
     SENT_AT,
     TAG,
@@ -49,7 +48,7 @@ def test_the_longest_small_one_is_stored_once_and_the_next_one_twice(store):
     assert store._segment.map[begin : begin + 2 * (SMALL + 1)] == 2 * BODY[: SMALL + 1]
     assert get(store, u"a", u"b") == (u"a", u"", BODY[:SMALL])
     assert get(store, u"a", u"b") == (u"b", u"", BODY[: SMALL + 1])
-    assert store._words[LIVE] == 0
+    assert store._log.live == 0
     assert store.check() == []
 
 
@@ -138,7 +137,7 @@ def test_where_the_two_differ_neither_is_delivered(store, caplog, place):
 
 
 @pytest.mark.parametrize(
-    "word,bit", [(TAG, 3), (CHECK, 3), (SENT_AT, 33), (LENGTHS, 3), (LENGTHS, 40)]
+    "word,bit", [(TAG, 3), (R_STATE, 33), (SENT_AT, 33), (LENGTHS, 3), (LENGTHS, 40)]
 )
 @pytest.mark.parametrize("part", [0, 1.0 / ROOMY], ids=["twice", "once"])
 def test_a_wrong_word_before_it_loses_it_alone(store, caplog, word, bit, part):
@@ -149,7 +148,7 @@ def test_a_wrong_word_before_it_loses_it_alone(store, caplog, word, bit, part):
     assert drain(store, u"a") == [b"the next one"]
     assert store._words[DAMAGED] == 1
     # Told before anything is read by lengths that are wrong.
-    assert (WRONG_CHECK if word == SENT_AT else NO_RECORD) in caplog.text
+    assert (WRONG_CHECK if word in (R_STATE, SENT_AT) else NO_RECORD) in caplog.text
     assert store.check() == []
 
 

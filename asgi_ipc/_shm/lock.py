@@ -184,7 +184,8 @@ class SegmentLock(object):
             while mine and memory is not None:
                 memory[mine] = holder.up
                 fence = holder.fence
-                fence.act()
+                act = fence.act
+                act()
                 holder.fence = fence.other
                 if memory[BOARD] == holder.alone:
                     if self._closed:

@@ -29,8 +29,23 @@ def _unsigned_crc32(data, start=0):
     return zlib.crc32(data, start) & M32
 
 
+def _unsigned_adler32(data, start=1):
+    """The same."""
+    return zlib.adler32(data, start) & M32
+
+
 crc32 = zlib.crc32 if six.PY3 else _unsigned_crc32
 """The CRC-32 of bytes, from 0 to M32. Cost: 0.1 us, and 0.24 ns a byte."""
+
+adler32 = zlib.adler32 if six.PY3 else _unsigned_adler32
+"""Their Adler-32, from 0 to M32. Cost: 0.04 us, and 0.27 ns a byte: for short ones, a third.
+
+It finds each change of one byte or of two, and of others all but one in 30 millions. Both halves
+of a start have to be below 65,521 (``ADLER_START``).
+"""
+
+ADLER_START = 0x7FFF7FFF
+"""Bits of a number that can be such a start as they are."""
 
 
 class Damage(Exception):
