@@ -17,9 +17,10 @@ from collections import deque
 
 from six.moves import range
 
+from asgi_ipc._shm.holders import CLOSED
 from asgi_ipc._shm.opening import prefix_of
 from asgi_ipc._shm.words import DAMAGE
-from asgi_ipc.errors import SegmentError
+from asgi_ipc.errors import LayerClosed, SegmentError
 
 PIECE = 64
 """Slots that are copied under one hold of the lock."""
@@ -131,7 +132,10 @@ class Guarded(object):
         """Whether to try once more: ``error`` is damage, and this was the first try.
 
         :raises SegmentError: it was the second.
+        :raises LayerClosed: another thread has closed it, and its words are gone.
         """
+        if isinstance(error, (TypeError, ValueError)) and not self._lock.guarded:
+            raise LayerClosed(CLOSED)
         if not isinstance(error, DAMAGE) or self._segment.words is None:
             return False
         if again:

@@ -11,7 +11,7 @@ Every operation is one critical section, as ``guarded`` says; then those are run
 to ring. The commit words are named in ``layout``.
 """
 from asgi_ipc._shm import clock as monotonic
-from asgi_ipc._shm.lane import BOARD, EMPTY
+from asgi_ipc._shm.lane import BOARD, DOWN, EMPTY
 from asgi_ipc._shm.words import TWIN, Damage, adler32
 from asgi_ipc.figures import Figures
 from asgi_ipc.layout import (
@@ -83,10 +83,26 @@ class MessageStore(Outbox, Figures):
                 return successor.receive(queues)
         lock = self._lock
         words = self._words
-        memory = self._map
+        memory = lock.memory
         found = checked = None
         try:
-            if lock.acquire():
+            # ``SegmentLock.acquire``, where it gets in at once, written out.
+            holder, lane = lock.holders.mine, 0
+            if not holder.inside:
+                holder.inside = True
+                lane = holder.lane
+                if lane:
+                    memory[lane] = holder.up
+                    act, holder.fence = holder.fence
+                    act()
+                    if memory[BOARD] == holder.alone and not lock.closed:
+                        lock.entered = holder
+                    else:
+                        memory[lane] = DOWN
+                        lane = 0
+                if not lane:
+                    holder.inside = False
+            if not lane and lock.acquire():
                 self._recover()
             for queue in queues:
                 entry, number, seed, tag, own = self._hints[queue]
@@ -138,7 +154,13 @@ class MessageStore(Outbox, Figures):
                     self._hang(waiter, queues, now)
                 elif waiter.nodes:
                     self._dismiss(waiter, now)
-            lock.release()
+            # ``SegmentLock.release``, for who came in so.
+            if lane:
+                lock.entered = None
+                memory[lane] = DOWN
+                holder.inside = False
+            else:
+                lock.release()
         except BaseException as error:
             lock.abandon()
             if not self._mend(error, again):

@@ -12,7 +12,7 @@ At every step it may happen that
 
 * any other process moves instead, for as long as it likes. So one that is stopped is covered,
   and so are threads, since each thread has an open file description of its own (of what they
-  share besides, ``_inside``, ``test_lock.py`` sees that only who is inside writes it);
+  share besides, ``entered``, ``test_lock.py`` sees that only who is inside writes it);
 * the process dies, and a new one attaches in its place;
 * a signal's handler raises, before the step or after it, when nothing has looked at its result;
 * a handler calls the lock, and swallows what it gets;
@@ -71,13 +71,14 @@ class Lock(object):
     """``SegmentLock``, as one thread uses it. ``frame`` is 0, and 1 in a handler's call."""
 
     count_supported = True
+    written_out = False
 
     def __init__(self):
         self.holder = Holder()
         self.guarded = False
         self.closed = False
         self.frame = 0
-        self._inside = None
+        self.entered = None
 
     def acquire(self):
         holder = self.holder
@@ -92,15 +93,15 @@ class Lock(object):
                 if self.closed:
                     yield "memory[mine] = DOWN"
                     raise LayerClosed
-                self._inside = holder
+                self.entered = holder
                 return False
             yield "memory[mine] = DOWN"
             fast = yield "lane.clears()"
         return (yield from self._go_slowly(holder))
 
     def release(self):
-        holder = self._inside
-        self._inside = None
+        holder = self.entered
+        self.entered = None
         if holder.slow:
             yield from self._leave_slowly(holder)
         else:
@@ -120,9 +121,9 @@ class Lock(object):
 
     def _let_go(self, holder):
         holder.inside = True
-        if self._inside is holder:
+        if self.entered is holder:
             holder.broken = not holder.slow
-            self._inside = None
+            self.entered = None
         if holder.broken:
             yield "lane.give()"
             holder.lane = None
@@ -176,12 +177,12 @@ class Lock(object):
         if not self.guarded:
             if self.closed:
                 raise LayerClosed
-            self._inside = holder
+            self.entered = holder
             return False
         dead = yield from self._shut_out(holder)
         found = yield "words[BUSY]"
         yield "words[BUSY] = pid"
-        self._inside = holder
+        self.entered = holder
         if dead:
             yield "memory[other] = DOWN"
         if holder.lane is None:
@@ -246,6 +247,7 @@ class World(object):
 
     def __init__(self, new_lock):
         self.new_lock = new_lock
+        self.use = use_written_out if new_lock.written_out else use
         self.lock = None
 
 
@@ -258,7 +260,7 @@ def life(world):
         else:
             # A detach that a handler's exception ended leaves the lock closed, and there.
             todo = yield "rest, closed" if world.lock.closed else "rest"
-            action = {"use": use, "detach": detach}[todo]
+            action = {"use": world.use, "detach": detach}[todo]
             del todo
         try:
             yield from action(world)
@@ -276,6 +278,41 @@ def use(world):
         yield "work begins"
         yield "work ends"
         yield from lock.release()
+    except ERRORS:
+        yield from lock.abandon()
+        raise
+
+
+def use_written_out(world):
+    """The same, as ``send`` and ``receive`` do, which try the fast way once by themselves."""
+    lock = world.lock
+    holder = lock.holder
+    try:
+        lane = False
+        if not holder.inside:
+            holder.inside = True
+            lane = holder.lane
+            if lane:
+                yield "memory[mine] = up"
+                yield "fence"
+                if (yield "memory[BOARD]") and not lock.closed:
+                    lock.entered = holder
+                else:
+                    yield "memory[mine] = DOWN"
+                    lane = False
+            if not lane:
+                holder.inside = False
+        if not lane and (yield from lock.acquire()):
+            yield "rebuild begins"
+            yield "rebuild ends"
+        yield "work begins"
+        yield "work ends"
+        if lane:
+            lock.entered = None
+            yield "memory[mine] = DOWN"
+            holder.inside = False
+        else:
+            yield from lock.release()
     except ERRORS:
         yield from lock.abandon()
         raise
@@ -377,7 +414,7 @@ def replay(new_lock, history):
             go_on = stack[-1].throw, Raised()
         elif kind in ("called", "late call"):
             calls.append((step, kind, answer))
-            stack.append(use(world))
+            stack.append(world.use(world))
             world.lock.frame += 1
             go_on = next, stack[-1]
         while go_on is not None:
@@ -400,7 +437,7 @@ def _look(lock, stack, calls, step, raised):
     rest = [tuple(calls)]
     if lock is not None:
         rest.extend(sorted(lock.holder.__dict__.items()))
-        rest.extend([lock.guarded, lock.closed, lock._inside is None])
+        rest.extend([lock.guarded, lock.closed, lock.entered is None])
     for top in stack:
         generator = top
         while generator is not None:

@@ -18,7 +18,7 @@ from collections import namedtuple
 from lock_explorer import Search, all_down, describe, leaves_its_flag, left_up
 from lock_model import FLAG, FLOCK, INSIDE, LOOKS, NEW, absent, may_find, problem_of, take
 
-FENCES = ["acquire", "_shut_out"]
+FENCES = ["acquire", "_shut_out", "use_written_out"]
 """The methods that have one."""
 
 ATOMIC = ("semaphore.acquire(0)", "semaphore.release()", "flock(TRY)", "flock(UNLOCK)",

@@ -11,13 +11,16 @@ Two more kinds of events are known here, for what happens between two steps:
 
 Their answer is (the step's answer, how many bytecodes later).
 """
+import ast
 import bisect
 import contextlib
 import dis
 import errno
 import functools
+import inspect
 import os
 import sys
+import textwrap
 
 import posix_ipc
 from lock_model import AT_REST, Pause, Raised, plain
@@ -28,6 +31,7 @@ from asgi_ipc._shm import lock as lock_module
 from asgi_ipc._shm.holders import Holder
 from asgi_ipc._shm.lock import SegmentLock
 from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
+from asgi_ipc.sending import Senders
 
 ERRORS = (Raised, LockTimeout, ReentrantCall, LayerClosed)
 BUSY, SLOW, BOARD = lane_module.BUSY, lane_module.SLOW, lane_module.BOARD
@@ -60,6 +64,8 @@ class Stop(BaseException):
 class World(object):
     """What the process has, and what is going to happen to it."""
 
+    written_out = False
+
     def __init__(self, history):
         self.history = list(history)
         self.lock = None
@@ -83,10 +89,10 @@ class World(object):
         lane_module.clears = lambda memory: self.step("lane.clears()")
         lane_module.raised = self._raised
         lane_module.lives = lambda descriptor, number: self._lives
-        lane_module.fence = functools.partial(Fence, self)
+        lane_module.fence = functools.partial(fence, self)
 
     def _flock(self, descriptor, operation):
-        assert descriptor == self.lock._holders.mine.descriptor
+        assert descriptor == self.lock.holders.mine.descriptor
         if operation == lock_module._UNLOCK:
             self.step("flock(UNLOCK)")
         elif not self.step("flock(TRY)"):
@@ -129,10 +135,14 @@ class World(object):
         self.raised += 1
         raise Raised
 
+    def use(self):
+        """Use the lock, in one of the two ways."""
+        (use_written_out if self.written_out else use)(self)
+
     def _call(self):
         self.depth += 1
         try:
-            use(self)
+            self.use()
         except ERRORS:
             pass
         self.depth -= 1
@@ -162,10 +172,10 @@ class World(object):
         where = []
         rest = []
         if self.lock is not None:
-            holder = self.lock._holders.mine
+            holder = self.lock.holders.mine
             rest = [holder.inside, holder.slow, holder.broken, holder.token, holder.lane]
             rest.append(holder.refused is None)
-            rest.extend([self.lock._words is None, self.lock._closed, self.lock._inside is None])
+            rest.extend([self.lock._words is None, self.lock.closed, self.lock.entered is None])
         frame = sys._getframe(2)
         while frame.f_code is not replay.__code__:
             variables = frame.f_locals
@@ -193,7 +203,7 @@ def may_be_interrupted(frame):
     code = frame.f_code
     if code.co_name == "__init__":
         return False
-    if code in THE_HOLDERS or code is use.__code__:
+    if code in THE_HOLDERS or code in (use.__code__, use_written_out.__code__):
         return True
     return frame.f_globals["__name__"] == lock_module.__name__
 
@@ -282,22 +292,24 @@ class Patience(object):
         """No time is needed."""
 
 
-class Fence(object):
-    def __init__(self, world):
-        self.act = lambda: world.step("fence")
-        self.other = self
+def fence(world):
+    always = [lambda: world.step("fence")]
+    always.append(always)
+    return always
 
 
 @contextlib.contextmanager
-def capabilities(count=True):
-    """For a while, semaphores can tell their value, or not."""
+def capabilities(count=True, written_out=False):
+    """For a while, semaphores can tell their value, or not; and the lock is used in either way."""
     replaced = [
         (lock_module, ["_flock", "_Patience", "COUNT_SUPPORTED"]),
         (inside_module, ["flock_owner", "holder_of"]),
         (lane_module, ["take", "give", "clears", "raised", "lives", "fence"]),
+        (World, ["written_out"]),
     ]
     before = [(where, name, getattr(where, name)) for where, names in replaced for name in names]
     lock_module.COUNT_SUPPORTED = count
+    World.written_out = written_out
     try:
         yield
     finally:
@@ -314,8 +326,8 @@ def life(world):
             world.step("away")
             action = attach
         else:
-            rest = "rest, closed" if world.lock._closed else "rest"
-            action = {"use": use, "detach": detach}[world.step(rest)]
+            rest = "rest, closed" if world.lock.closed else "rest"
+            action = {"use": World.use, "detach": detach}[world.step(rest)]
             del rest
         try:
             action(world)
@@ -335,6 +347,63 @@ def use(world):
     except BaseException:
         lock.abandon()
         raise
+
+
+def written_out(method):
+    """The statements by which a method gets in, and out, by the fast way itself."""
+    (function,) = ast.parse(textwrap.dedent(inspect.getsource(method))).body
+    (body,) = [node.body for node in function.body if isinstance(node, ast.Try)]
+    (last,) = [
+        number for number, node in enumerate(body) if "'_recover'" in ast.dump(node)
+    ]
+    return body[: last + 1], body[-1:]
+
+
+class Work(object):
+    """In place of a store, of which that asks two things."""
+
+    def __init__(self, world):
+        self._step = world.step
+        self._lock = world.lock
+
+    def _recover(self):
+        self._step("rebuild begins")
+        self._step("rebuild ends")
+
+    def _mend(self, error):
+        if isinstance(error, (TypeError, ValueError)) and not self._lock.guarded:
+            raise LayerClosed
+
+
+def _made_of(method):
+    """``use``, with the statements of a method in place of the calls of acquire and release."""
+    tree = ast.parse(
+        textwrap.dedent(
+            """
+            def use_written_out(world):
+                lock = world.lock
+                memory = lock.memory
+                self = Work(world)
+                try:
+                    world.step("work begins")
+                    world.step("work ends")
+                except BaseException as error:
+                    lock.abandon()
+                    self._mend(error)
+                    raise
+            """
+        )
+    )
+    (body,) = [node.body for node in tree.body[0].body if isinstance(node, ast.Try)]
+    way_in, way_out = written_out(method)
+    body[:0] = way_in
+    body.extend(way_out)
+    names = {"Work": Work, "BOARD": BOARD, "DOWN": lane_module.DOWN, "__name__": __name__}
+    exec(compile(tree, inspect.getsourcefile(method), "exec"), names)
+    return names["use_written_out"]
+
+
+use_written_out = _made_of(Senders.send)
 
 
 def attach(world):
@@ -363,5 +432,5 @@ def detach(world):
     world.lock = None
 
 
-USERS = tuple(function.__code__ for function in (life, use, attach, detach))
+USERS = tuple(function.__code__ for function in (life, use, use_written_out, attach, detach))
 THE_HOLDERS = (Holder.take_lane.__code__,)

@@ -8,7 +8,13 @@ class NoCount(Lock):
     count_supported = False
 
 
-SYSTEMS = {"all": Lock, "no count": NoCount}
+class WrittenOut(Lock):
+    """As it is where the fast way is written out."""
+
+    written_out = True
+
+
+SYSTEMS = {"all": Lock, "no count": NoCount, "written out": WrittenOut}
 
 
 # -- each without one of the rules ---------------------------------------------------------
@@ -71,7 +77,7 @@ class NeverBusy(Lock):
         if not (holder.token and (yield from self._try_flock())):
             yield from self._wait(holder)
         holder.slow = True
-        self._inside = holder
+        self.entered = holder
         if not self.guarded:
             return False
         dead = yield from self._shut_out(holder)
@@ -85,7 +91,7 @@ class ClearsWhenAbandoning(Lock):
     def _let_go(self, holder):
         if self.guarded and (yield from self._try_flock()):
             yield "words[BUSY] = 0"
-        self._inside = None
+        self.entered = None
         yield from Lock._let_go(self, holder)
 
 
@@ -113,7 +119,7 @@ class NoFlag(Lock):
         holder.inside = True
         if self.guarded and holder.lane and (yield "memory[BOARD]"):
             yield "memory[mine] = up"
-            self._inside = holder
+            self.entered = holder
             return False
         return (yield from self._go_slowly(holder))
 
@@ -126,7 +132,7 @@ class NoLook(Lock):
         holder.inside = True
         if self.guarded and holder.lane:
             yield "memory[mine] = up"
-            self._inside = holder
+            self.entered = holder
             return False
         return (yield from self._go_slowly(holder))
 
@@ -177,7 +183,7 @@ class PutsItsFlagDown(Lock):
     """Whoever breaks off inside, by the fast way, leaves nothing on the board."""
 
     def _let_go(self, holder):
-        self._inside = None
+        self.entered = None
         yield from Lock._let_go(self, holder)
 
 
@@ -185,9 +191,9 @@ class SaysSoAndPutsItsFlagDown(Lock):
     """It sets the busy word before: but who looks at that first, and then at the flag, is in."""
 
     def _let_go(self, holder):
-        if self._inside is holder and not holder.slow:
+        if self.entered is holder and not holder.slow:
             yield "words[BUSY] = pid"
-        self._inside = None
+        self.entered = None
         yield from Lock._let_go(self, holder)
 
 
@@ -195,8 +201,8 @@ class KeepsItsLane(Lock):
     """Whoever breaks off inside, by the fast way, leaves its flag up, and lives."""
 
     def _let_go(self, holder):
-        if self._inside is holder and not holder.slow:
-            self._inside = None
+        if self.entered is holder and not holder.slow:
+            self.entered = None
             holder.inside = False
         else:
             yield from Lock._let_go(self, holder)
@@ -219,7 +225,7 @@ class KeepsALane(Lock):
             yield from Lock._let_go(self, holder)
             return
         holder.inside = True
-        self._inside = None
+        self.entered = None
         if (yield from self._try_flock()):
             yield from self._post(holder)
             yield "flock(UNLOCK)"
@@ -243,7 +249,7 @@ class ReleasesRegardless(Lock):
     """It does not ask who is inside, as it was."""
 
     def release(self):
-        self._inside = self.holder
+        self.entered = self.holder
         yield from Lock.release(self)
 
 

@@ -8,6 +8,7 @@ absent (a message that was taken is gone then), and nothing else is lost.
 
 All this runs in forked children: should the interpreter crash, a test fails and names the step.
 """
+import itertools
 import mmap
 import os
 import random
@@ -20,8 +21,10 @@ import traceback
 
 import pytest
 from scenes import SCENES, parameters
-from stepkit import Plan, interrupt_at, timed
+from stepkit import Plan, Tripwire, interrupt_at, timed
 from storekit import Child, drain, get, open_messages, put
+
+from asgi_ipc.errors import LayerClosed, ReentrantCall
 
 SHARE = 30
 """Steps drawn by chance for each scene, besides those around the commit."""
@@ -180,6 +183,77 @@ SHARED = [
 @pytest.mark.parametrize("kind,scene", parameters(SHARED))
 def test_interrupted_beside_another_thread(open_stage, campaign, tally, kind, scene):
     interrupt_everywhere(open_stage(kind, scene), campaign, tally, beside_another_thread)
+
+
+@pytest.mark.parametrize("operation", ["send", "receive"])
+def test_a_handlers_call_that_is_broken_off_at_every_step(open_store, operation):
+    """What it leaves to be rebuilt, is rebuilt once, if by the very call that it interrupted."""
+    store, other = open_store(), open_store()
+    broken = []
+
+    def handler():
+        lock = store._lock
+        try:
+            lock.acquire()
+        except ReentrantCall:
+            pass
+        else:
+            broken.append(True)
+        lock.abandon()
+
+    def recoveries():
+        return store._lock.recoveries + other._lock.recoveries
+
+    for number in itertools.count(1):
+        del broken[:]
+        wire = Tripwire(number, handler)
+        before = recoveries()
+        if operation == "send":
+            wire.run(lambda: put(store, u"a", b"x"))
+        else:
+            put(store, u"a", b"x")
+            wire.run(lambda: put(store, u"b", get(store, u"a")[2]))
+        if not wire.reached:
+            break
+        assert drain(other, u"a" if operation == "send" else u"b") == [b"x"]
+        assert recoveries() - before == len(broken), number
+        assert store.check() == []
+    assert number > 20
+
+
+@pytest.mark.parametrize("operation", ["send", "receive"])
+def test_closed_by_another_thread_at_every_step(open_store, operation):
+    """Done, or told that it is closed; and what it did is done wholly."""
+    other = open_store()
+    told = 0
+    for number in itertools.count(1):
+        store = open_store()
+        put(store, u"a", b"before")
+        closing = threading.Thread(target=store.close)
+
+        def close(closing=closing):
+            closing.start()
+            # It waits for one who is inside.
+            closing.join(0.005)
+
+        wire = Tripwire(number, close)
+        done = []
+        try:
+            wire.run(lambda: done.append(get(store, u"a") if operation == "receive" else put(
+                store, u"a", b"it"
+            )))  # fmt: skip
+        except LayerClosed:
+            told += 1
+        if not wire.reached:
+            break
+        closing.join()
+        left = drain(other, u"a")
+        if operation == "send":
+            assert left == [b"before"] + [b"it"] * len(done)
+        else:
+            assert left == [b"before"] * (not done)
+        assert other.check() == []
+    assert told and number > told + 10
 
 
 # -- real signals --------------------------------------------------------------------------

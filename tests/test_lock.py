@@ -595,7 +595,7 @@ fast_way = pytest.mark.skipif(
 
 def mine(lock):
     """This thread's own view of a lock."""
-    return lock._holders.mine
+    return lock.holders.mine
 
 
 @fast_way
@@ -701,7 +701,7 @@ def test_two_that_raise_their_flags_at_once_put_them_down_again(segment, attach,
             return self.memory[where]
 
     awake(monkeypatch)
-    monkeypatch.setattr(segment.lock, "_memory", Meeting(segment.map))
+    monkeypatch.setattr(segment.lock, "memory", Meeting(segment.map))
     monkeypatch.setattr(SegmentLock, "_go_slowly", called)
     assert segment.lock.acquire() is False
     assert looks == [lane.alone(mine(segment.lock).lane)]
@@ -752,11 +752,11 @@ def test_closed_while_it_watches_the_board(attach, monkeypatch):
 def test_who_comes_in_when_it_was_closed_goes_again(segment, attach):
     """Closed, but its words not gone yet: another thread's flag may be the only one just then."""
     use(segment.lock)
-    segment.lock._closed = True
+    segment.lock.closed = True
     with pytest.raises(LayerClosed):
         use(segment.lock)
     assert segment.map[BOARD] == EMPTY
-    segment.lock._closed = False
+    segment.lock.closed = False
     assert use(attach().lock) is False
 
 
@@ -884,7 +884,7 @@ def test_what_broke_off_is_known_when_who_finds_it_dies_as_well(segment, attach)
             os.kill(os.getpid(), signal.SIGKILL)
 
     def die():
-        other.lock._memory = Dies(segment.map)
+        other.lock.memory = Dies(segment.map)
         use(other.lock)
 
     Child(die).wait()
@@ -975,13 +975,13 @@ def test_a_fence_that_was_interrupted_is_made_anew(segment):
     fence = mine(segment.lock).fence
     for _ in range(4):
         assert acts(fence)
-        fence = fence.other
+        fence = fence[1]
 
 
 def acts(fence):
     """Whether this use of a fence changes anything."""
     try:
-        return fence.act() is not False
+        return fence[0]() is not False
     except threading.ThreadError:
         return False
 

@@ -19,12 +19,14 @@ from lock_explorer import CALLS, Broken, Explorer, differences, merged, staying,
 from lock_family import BORN, CHILD, LATE, Family
 from lock_model import Lock, replay
 from lock_order import FENCES, Processors
-from lock_variants import BROKEN, SYSTEMS, KeepsItsToken, NoCount
+from lock_variants import BROKEN, SYSTEMS, KeepsItsToken, NoCount, WrittenOut
 
 from asgi_ipc._shm import lock as lock_module
 from asgi_ipc._shm.holders import Holder
 from asgi_ipc._shm.lane import BUSY, SLOW
 from asgi_ipc._shm.lock import SegmentLock
+from asgi_ipc.messages import MessageStore
+from asgi_ipc.sending import Senders
 
 STILL_HELD = ["at rest with the flock", "at rest with the flag up"]
 """What an exception in the middle of an abandon can do: until its thread comes by once more."""
@@ -41,7 +43,7 @@ def model(protocol, interrupts=1, calls=()):
 
 def code(protocol=Lock, interrupts=1, calls=(), between=()):
     """The Graph of the real SegmentLock."""
-    with lock_trace.capabilities(protocol.count_supported):
+    with lock_trace.capabilities(protocol.count_supported, protocol.written_out):
         if not between:
             return unfold(lock_trace.replay, interrupts, calls)
         # What is raised between a handler's end and its last bytecode has the thread believe for
@@ -119,19 +121,19 @@ THE_CODES = {
     "lane.take(self.descriptor)": "lane.take()",
     "lane.give(holder.descriptor)": "lane.give()",
     "lane.clears(memory)": "lane.clears()",
-    "lane.raised(self._memory)": "flags",
-    "fence.act()": "fence",
+    "lane.raised(self.memory)": "flags",
+    "act()": "fence",
 }
 """The steps, as ``lock.py`` and ``holders.py`` write them."""
 
 ITS_OWN = {
-    "forks.check()", "clock.now()", "patience.nap()", "_Patience(self.lock_timeout)",
+    "clock.now()", "patience.nap()", "_Patience(self.lock_timeout)",
     "lane.fence()", "any((lane.lives(holder.descriptor, other) for other in flags))",
     "lane.lives(holder.descriptor, other)", "lane.owner_word(self.pid)",
     "lane.owner_place(number)", "lane.flag_of(number)", "lane.alone(number)", "sys._getframe(1)",
     "sys._getframe(2)",
     "frame.f_locals.get('lock')", "len(self._descriptors)", "self._semaphore.close()",
-    "self._holders.mine.close()", "self._who(holder)",
+    "self.holders.mine.close()", "self._who(holder)",
     "self._book.waited(clock.now() - patience.begin)", "self._book.recovered()",
 }  # fmt: skip
 """What else it calls: what others cannot see, and counts, by which nobody goes."""
@@ -182,7 +184,7 @@ def step_of_call(node):
 def word_of(node):
     """Which place of the segment it is, as the model calls it."""
     array, index = ast.unparse(node.value), ast.unparse(node.slice)
-    array = array.replace("self._", "")
+    array = array.replace("self._", "").replace("self.", "")
     if array not in ("words", "memory") or index == "lane.owner_place(number)":
         return None
     index = {"holder.lane": "mine", "number": "mine"}.get(index, index)
@@ -204,7 +206,7 @@ def step_of_store(node):
 
 
 KEPT = (
-    "holder.inside", "holder.slow", "holder.broken", "holder.token", "holder.lane", "self._inside"
+    "holder.inside", "holder.slow", "holder.broken", "holder.token", "holder.lane", "self.entered"
 )  # fmt: skip
 """What a thread remembers of its hold."""
 
@@ -217,6 +219,15 @@ def test_the_text_has_the_models_steps(name):
     real["take_lane"] = methods_of(Holder)["take_lane"]
     assert set(METHODS) == set(modelled) - {"__init__"}
     assert steps_of(real[name]) == steps_of(modelled[name])
+
+
+def test_the_fast_way_is_written_out_alike_everywhere():
+    """So what is explored of one holds for the other."""
+    sent, received = (
+        [ast.dump(node) for part in lock_trace.written_out(method) for node in part]
+        for method in (Senders.send, MessageStore.receive)
+    )
+    assert sent == received
 
 
 # -- every interleaving --------------------------------------------------------------------
@@ -255,13 +266,14 @@ def test_three_processes(campaign):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.version_info < (3, 7), reason="bytecodes are traced since Python 3.7")
-def test_exceptions_at_every_bytecode(campaign):
-    """Not only at steps: of every bytecode of lock.py between two of them."""
-    explored(campaign, "raised", staying(code(between=["raised at"])), 2)
+@pytest.mark.parametrize("protocol", [Lock, WrittenOut])
+def test_exceptions_at_every_bytecode(campaign, protocol):
+    """Not only at steps: of every bytecode of the lock's between two of them."""
+    explored(campaign, "raised", staying(code(protocol, between=["raised at"])), 2)
     if campaign.full:
-        explored(campaign, "raised, and detached", code(between=["raised at"]), 2)
-        explored(campaign, "called", staying(code(interrupts=0, between=["called at"])), 2)
-        explored(campaign, "both", staying(code(interrupts=1, between=["called at"])), 2)
+        explored(campaign, "raised, and detached", code(protocol, between=["raised at"]), 2)
+        explored(campaign, "called", staying(code(protocol, 0, between=["called at"])), 2)
+        explored(campaign, "both", staying(code(protocol, 1, between=["called at"])), 2)
 
 
 @pytest.mark.slow
@@ -290,13 +302,14 @@ def test_what_a_child_must_not_do_with_what_it_inherits(first):
 
 
 @pytest.mark.slow
-def test_processors_that_move_loads_ahead_of_stores(campaign):
+@pytest.mark.parametrize("protocol", [Lock, WrittenOut])
+def test_processors_that_move_loads_ahead_of_stores(campaign, protocol):
     """As x86 does, but for what the fences stop."""
-    found = Processors(merged(model(Lock, interrupts=0)), 2).run()
+    found = Processors(merged(model(protocol, interrupts=0)), 2).run()
     figures = "two: {0:,} states, {1:,} transitions"
     campaign.note(figures.format(len(found.states), found.transitions))
     if campaign.full:
-        graph = merged(staying(model(Lock, interrupts=0)))
+        graph = merged(staying(model(protocol, interrupts=0)))
         found = Processors(graph, 3, deaths=False).run()
         campaign.note(figures.replace("two", "three").format(len(found.states), found.transitions))
 
@@ -304,7 +317,7 @@ def test_processors_that_move_loads_ahead_of_stores(campaign):
 @pytest.mark.slow
 @pytest.mark.parametrize("fence", FENCES)
 def test_what_each_fence_is_for(fence):
-    graph = merged(model(Lock, interrupts=0))
+    graph = merged(model(WrittenOut, interrupts=0))
     with pytest.raises(Broken) as error:
         Processors(graph, 2, [other for other in FENCES if other != fence], only="two inside").run()
     assert error.value.problem == "two inside"

@@ -32,7 +32,7 @@ is broken off by an exception makes itself the same: it gives its lane back, wit
 All this needs that a store is seen by others before the same thread's next load. Processors
 move loads ahead of stores, unless something is done about it: an operation on a lock of Python's
 own, which nobody else uses, is an atomic instruction in the processor, and these keep order
-(``Fence``). The rest of the order x86 keeps by itself. Others do not, so there is no fast way on
+(``fence``). The rest of the order x86 keeps by itself. Others do not, so there is no fast way on
 them.
 
 Source: to raise a flag and then to look at the others' is as old as E. W. Dijkstra's "Cooperating
@@ -201,22 +201,12 @@ def namespace_of(path):
     return os.stat(path).st_ino & M32
 
 
-class Fence(object):
-    """A point that no load passes before the stores ahead of it are to be seen.
-
-    ``act()`` is an atomic instruction, if it is called once. Then ``other`` is the one to use.
-    """
-
-    __slots__ = ("act", "other")
-
-    def __init__(self, act, other=None):
-        self.act = act
-        self.other = other
-
-
 def fence():
-    """A new fence, for one thread."""
+    """A point that no load passes before the stores ahead of it are to be seen; for one thread.
+
+    A list of what to call, an atomic instruction if it is called once, and of the one to use then.
+    """
     lock = threading.Lock()
-    first = Fence(functools.partial(lock.acquire, False))
-    first.other = Fence(lock.release, first)
+    first = [functools.partial(lock.acquire, False)]
+    first.append([lock.release, first])
     return first
