@@ -230,30 +230,37 @@ def test_closed_by_another_thread_at_every_step(open_store, operation):
         store = open_store()
         put(store, u"a", b"before")
         closing = threading.Thread(target=store.close)
-
-        def close(closing=closing):
-            closing.start()
-            # It waits for one who is inside.
-            closing.join(0.005)
-
-        wire = Tripwire(number, close)
-        done = []
-        try:
-            wire.run(lambda: done.append(get(store, u"a") if operation == "receive" else put(
-                store, u"a", b"it"
-            )))  # fmt: skip
-        except LayerClosed:
-            told += 1
-        if not wire.reached:
+        done, reached = closed_at(number, operation, store, closing)
+        told += not done
+        if not reached:
             break
         closing.join()
         left = drain(other, u"a")
         if operation == "send":
-            assert left == [b"before"] + [b"it"] * len(done)
+            assert left == [b"before"] + [b"it"] * done
         else:
             assert left == [b"before"] * (not done)
         assert other.check() == []
     assert told and number > told + 10
+
+
+def closed_at(number, operation, store, closing):
+    """Have a thread close a store at a step; return whether that went on, and came to that step."""
+
+    def close():
+        closing.start()
+        # It waits for one who is inside.
+        closing.join(0.005)
+
+    wire = Tripwire(number, close)
+    try:
+        if operation == "send":
+            wire.run(lambda: put(store, u"a", b"it"))
+        else:
+            wire.run(lambda: get(store, u"a"))
+    except LayerClosed:
+        return False, wire.reached
+    return True, wire.reached
 
 
 # -- real signals --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import warnings
 import pytest
 from storekit import LONG, PLENTY, drain, first_record, get, in_child, put, try_put
 
+from asgi_ipc import messages
 from asgi_ipc._shm import segment
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc._shm.segment import EPOCH
@@ -502,8 +503,10 @@ def test_damage_that_comes_back_at_once_is_an_error(store, monkeypatch):
     put(store, u"a", b"x")
     words = store._words
 
-    # No byte of a record is there.
-    monkeypatch.setattr(store, "_map", b"")
+    def gone(*_):
+        raise IndexError("no such byte")
+
+    monkeypatch.setattr(messages, "unpack_record", gone)
     with pytest.raises(SegmentError) as error:
         get(store, u"a")
     assert "asgi-ipc rm" in str(error.value)
