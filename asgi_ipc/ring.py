@@ -200,7 +200,9 @@ class Ring(Records):
         if tail < head:
             words[LIMIT] = max(head - self._margin(), tail)
             return tail if tail + need + kept < head else 0
-        if start + need + kept < head and (self._thrifty(tail) or not self._extend(tail + need)):
+        if self._may_go_round(need) and (
+            self._thrifty(tail) or not self._extend(tail + need)
+        ):
             self._go_round()
             words[LIMIT] = max(head - self._margin(), start)
             return start
@@ -215,6 +217,10 @@ class Ring(Records):
                 return 0
         return tail
 
+    def _may_go_round(self, need):
+        """Whether ``need`` words fit between the start of the ring and HEAD, and a margin."""
+        return self.start + need + self._margin() // 2 < self._words[HEAD]
+
     def _go_round(self):
         """Have the log go on at the start of the ring."""
         words = self._words
@@ -224,7 +230,12 @@ class Ring(Records):
         words[TAIL] = self.start
 
     def _margin(self):
-        return (self.reserved - self.start) // SPARE
+        """Words between TAIL and HEAD that are to stay free, half of them to move records into.
+
+        More than twice what is live are never needed. (A part of the ring alone would be more than
+        ``WINDOW`` has, once there was a backlog: then a quiet log would be cleaned all the time.)
+        """
+        return min((self.reserved - self.start) // SPARE, 2 * self.live + WINDOW // SPARE)
 
     def _thrifty(self, tail):
         """Whether going round is better than going on, memory or not."""
@@ -275,7 +286,9 @@ class Ring(Records):
         head, tail = words[HEAD], words[TAIL]
         if tail < head:
             return tail + need + self._margin() >= head
-        return self._thrifty(tail) or tail + need + self._margin() >= self.end - 1
+        if self._thrifty(tail):
+            return not self._may_go_round(need)
+        return tail + need + self._margin() >= self.end - 1
 
     def _move(self, tag, record, size):
         """Copy a live record beyond TAIL and end the one here; False if there is no room."""

@@ -97,6 +97,31 @@ def test_goes_round_under_load_with_slow_channels(open_store, size):
     assert store.check() == []
 
 
+@pytest.mark.parametrize("waiting", [1, 20, 200])
+def test_a_small_backlog_is_not_moved_about_after_a_large_one(open_store, waiting):
+    """The memory that the large one took is there still, and of no concern to the small one."""
+    store = open_store(4096 * KIB)
+    model = deque()
+    payload = b"%06d" + b"x" * 54
+    number = 0
+    while len(model) < 5000:
+        number += 1
+        model.append(payload % number)
+        put(store, u"a", model[-1])
+    while len(model) > waiting:
+        assert get(store, u"a")[2] == model.popleft()
+    rounds = Rounds(store)
+    before = store._words[MOVED]
+    while rounds.count < 5:
+        number += 1
+        model.append(payload % number)
+        put(store, u"a", model[-1])
+        assert get(store, u"a")[2] == model.popleft()
+        rounds.look()
+    assert store._words[MOVED] == before
+    assert store.check() == []
+
+
 @pytest.mark.parametrize("size", [64, 128, 256, 512])
 @pytest.mark.parametrize("part", [40, 8, 3])
 def test_full_and_empty_again_and_again(open_store, size, part):
