@@ -136,7 +136,7 @@ def test_the_exporter(prefix, tmpdir):
     free.close()
     assert '"mysite"' in code
     assert "9107" in code
-    write(tmpdir, code.replace('"mysite"', '"%s"' % prefix).replace("9107", str(port)))
+    write(tmpdir, code.replace("9107", str(port)).replace('"mysite"', '"%s"' % prefix))
     with IPCChannelLayer(prefix=prefix, **SMALL) as layer:
         layer.send("jobs", {})
         process = start(tmpdir, "exporter.py")
