@@ -51,8 +51,8 @@ HINTS_KEPT = 20000
 STRIDE, LONG_STRIDE = 2, 1024
 """Entries that the hand passes for a new name, and when none is free."""
 
-NO_HINT = 0, None, 0, 0, b"\xff" * (8 * ENTRY_WORDS)
-"""Of a name that is not known: no word holds such a hash, and no channel more messages."""
+NO_HINT = 0, None, 0, 0, b"\0" * (8 * ENTRY_WORDS)
+"""Of a name that is not known: no word holds such a hash."""
 
 
 class _Hints(dict):

@@ -61,7 +61,7 @@ class Senders(Receivers):
     def send(self, queue, local, payload, lifetime, capacity, again=False):
         """Append a message to a queue.
 
-        Cost: constant, 3.5 us for a small one. A crash inside leaves it sent or not sent.
+        Cost: constant, 2.5 us for a small one. A crash inside leaves it sent or not sent.
 
         :param queue: text, see the module's head.
         :param local: text, "" for a channel that is not process-specific; or names as bytes, as
@@ -127,7 +127,7 @@ class Senders(Receivers):
                 check = adler32(checked, seed)
                 _, first, last, count, waits, _, sent, _, window = unpack_entry(own)
             place = words[TAIL]
-            if count >= capacity or place + need >= words[LIMIT]:
+            if not entry or count >= capacity or place + need >= words[LIMIT]:
                 refused, place = self._look_for_room(entry, capacity, need, now)
                 _, first, last, count, waits, _, sent, _, window = unpack_entry(own)
             if place:

@@ -78,33 +78,28 @@ class Detector(object):
 
         ``recovering`` is called, inside, when a lock was got that is to be recovered.
         """
-        acquire, release, abandon = SegmentLock.acquire, SegmentLock.release, SegmentLock.abandon
+        acquire = SegmentLock.acquire
 
         # ``this`` and not ``lock``: production code looks for a local of that name.
-        def stamping_acquire(this):
-            self._me()
+        def noting_acquire(this):
             found = acquire(this)
-            if not this.guarded:
-                # It attaches: that keeps others from attaching, and not from what is inside.
-                return found
-            self.enter(_word(this.name))
-            if found:
+            if found and this.guarded:
                 self._note("recovered {0}".format(this.name))
                 if recovering is not None:
                     recovering()
             return found
 
-        def stamping_release(this):
-            self.leave(_word(this.name))
-            release(this)
+        def stamping_put(this, holder):
+            if holder is None:
+                self.leave(_word(this.name))
+            elif this.guarded:
+                # Else it attaches: that keeps others from attaching, and not from what is inside.
+                self.enter(_word(this.name))
+            this.__dict__["entered"] = holder
 
-        def stamping_abandon(this):
-            self.leave(_word(this.name))
-            abandon(this)
-
-        SegmentLock.acquire = stamping_acquire
-        SegmentLock.release = stamping_release
-        SegmentLock.abandon = stamping_abandon
+        SegmentLock.acquire = noting_acquire
+        # Whichever way one comes in, it says so right behind it, and takes it back before it goes.
+        SegmentLock.entered = property(lambda this: this.__dict__.get("entered"), stamping_put)
 
     def enter(self, word):
         """This thread got in."""

@@ -8,19 +8,12 @@ import threading
 import time
 
 import six
-from stepkit import settrace
+from stepkit import is_inside, settrace
 from storekit import Child
 
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc._shm import clock, lane
-from asgi_ipc._shm.lock import SegmentLock
 from asgi_ipc._shm.segment import PAGE, runtime_folder
-
-ACQUIRE = six.get_function_code(six.get_unbound_function(SegmentLock.acquire))
-LEAVE = [
-    six.get_function_code(six.get_unbound_function(method))
-    for method in (SegmentLock.release, SegmentLock.abandon)
-]
 
 SIZES = {"message_memory": 256 * 1024, "group_memory": 256 * 1024, "block_timeout": 60}
 
@@ -195,16 +188,12 @@ def steps_inside(function, *args):
     Who attaches is not inside, nor is one on the way out: others may be in meanwhile.
     """
     steps = ([], [])
-    count, inside = [0], [False]
+    count = [0]
 
     def trace(frame, event, _):
         opcodes(frame)
         count[0] += 1
-        if event == "return" and frame.f_code is ACQUIRE:
-            inside[0] = frame.f_locals["self"].guarded
-        if event == "call" and frame.f_code in LEAVE:
-            inside[0] = False
-        steps[inside[0]].append(count[0])
+        steps[is_inside(frame)].append(count[0])
         return trace
 
     traced(trace, function, *args)

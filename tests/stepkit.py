@@ -18,6 +18,7 @@ import sys
 from storekit import Child
 
 from asgi_ipc._shm import clock, forks
+from asgi_ipc._shm.lock import SegmentLock
 
 STEP = "opcode" if sys.version_info >= (3, 7) else "line"
 PACKAGE = "asgi_ipc"
@@ -35,6 +36,16 @@ def settrace(function):
         # Python 3.12 looks at the moment of settrace whether any frame has asked yet.
         sys._getframe().f_trace_opcodes = True
     sys.settrace(function)
+
+
+def is_inside(frame):
+    """Whether somebody is inside the lock that a frame, or one that it was called from, uses."""
+    while frame is not None:
+        lock = frame.f_locals.get("lock")
+        if isinstance(lock, SegmentLock):
+            return lock.guarded and lock.entered is not None
+        frame = frame.f_back
+    return False
 
 
 class Tracer(object):

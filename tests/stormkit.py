@@ -26,21 +26,17 @@ import threading
 import time
 import traceback
 
-import six
 from detector import Detector
-from stepkit import settrace
+from stepkit import is_inside, settrace
 
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc._shm import clock
-from asgi_ipc._shm.lock import SegmentLock
 
 try:
     import faulthandler
 except ImportError:
     # Python 2.7: then who hangs is named, and not where.
     faulthandler = None
-
-ACQUIRE = six.get_function_code(six.get_unbound_function(SegmentLock.acquire))
 
 PATIENCE = 60
 """Seconds that a call may take beyond what it was asked to wait; then it hangs."""
@@ -83,8 +79,8 @@ def killer(steps, inside=False):
             left[0] -= 1
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-        elif event == "return" and frame.f_code is ACQUIRE:
-            counting[0] = True
+        else:
+            counting[0] = is_inside(frame)
         return trace
 
     return trace
