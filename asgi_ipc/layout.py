@@ -163,16 +163,17 @@ def halves(order):
     :returns: ``pack_beginning(tag, mark, seal, next, previous, seq, seq)``, the bytes of all
         before SENT_AT: ``mark`` is the lower half of STATE, ``seal`` the upper one.
         ``pack_checked(sent_at, expires, names, payload)``, those of the words that follow, the last
-        two being numbers of bytes. And ``unpack_record(memory, first byte)``: all eleven.
+        two being numbers of bytes. And ``unpack_record(memory, first byte)``, what a receive looks
+        at: tag, mark, seal, next, expires, names, payload.
     """
     if order == "little":
         return (
             struct.Struct("<Q2I4Q").pack,
             struct.Struct("<2Q2I").pack,
-            struct.Struct("<Q2I6Q2I").unpack_from,
+            struct.Struct("<Q2IQ32xQ2I").unpack_from,
         )
     beginning, checked, record = (
-        struct.Struct(form) for form in (">Q2I4Q", ">2Q2I", ">Q2I6Q2I")
+        struct.Struct(form) for form in (">Q2I4Q", ">2Q2I", ">Q2IQ32xQ2I")
     )
 
     def pack_beginning(tag, mark, seal, following, previous, seq, twin):
@@ -182,18 +183,16 @@ def halves(order):
         return checked.pack(sent_at, expires, payload, names)
 
     def unpack_record(memory, begin):
-        found = record.unpack_from(memory, begin)
-        tag, seal, mark = found[:3]
-        payload, names = found[9:]
-        return (tag, mark, seal) + found[3:9] + (names, payload)
+        tag, seal, mark, following, expires, payload, names = record.unpack_from(memory, begin)
+        return tag, mark, seal, following, expires, names, payload
 
     return pack_beginning, pack_checked, unpack_record
 
 
 pack_beginning, pack_checked, unpack_record = halves(sys.byteorder)
 
-unpack_entry = struct.Struct("={0}x{1}Q".format(HASH * 8, RATES + C_START + 1 - HASH)).unpack_from
-"""HASH, FIRST, LAST, COUNT, WAIT_FIRST, WAIT_LAST, SENT, FULL, C_START of an entry's words."""
+unpack_entry = struct.Struct("={0}x5Q8xQ8xQ".format(HASH * 8)).unpack_from
+"""HASH, FIRST, LAST, COUNT, WAIT_FIRST, SENT, C_START of an entry's words: what a send looks at."""
 
 
 class Geometry(object):

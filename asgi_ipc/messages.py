@@ -99,8 +99,9 @@ class MessageStore(Outbox, Figures):
                         lock.entered = holder
                     else:
                         memory[lane] = DOWN
+                        holder.inside = False
                         lane = 0
-                if not lane:
+                else:
                     holder.inside = False
             if not lane and lock.acquire():
                 self._recover()
@@ -114,16 +115,16 @@ class MessageStore(Outbox, Figures):
                 record = own[FIRST]
                 if not record:
                     continue
-                shown, mark, seal, following, _, _, _, _, expires, names, length = (
-                    unpack_record(memory, record * 8)
+                shown, mark, seal, following, expires, names, length = unpack_record(
+                    memory, record * 8
                 )
                 if expires <= now:
                     self._log.drop_expired(entry, now)
                     record = own[FIRST]
                     if not record:
                         continue
-                    shown, mark, seal, following, _, _, _, _, _, names, length = (
-                        unpack_record(memory, record * 8)
+                    shown, mark, seal, following, _, names, length = unpack_record(
+                        memory, record * 8
                     )
                 if names or length > SMALL:
                     found = self._take(queue, entry, record, seed)

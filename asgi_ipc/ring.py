@@ -63,7 +63,7 @@ ROOMY = 4
 SHIFT = 4096
 """Records among which room is looked for when one at HEAD does not fit beyond TAIL."""
 
-SWEEP, LONG_SWEEP = 64, 512
+SWEEP, LONG_SWEEP = 128, 512
 """Records that one sweep passes, in passing and when room is needed."""
 
 

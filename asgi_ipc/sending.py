@@ -41,7 +41,7 @@ from asgi_ipc.records import SMALL, WRONG_COUNT, WRONG_LAST, words_of
 from asgi_ipc.waiting import Receivers
 
 AT_CAPACITY, NO_MEMORY, NO_ENTRY = 1, 2, 3
-SWEEP_EVERY = 16
+SWEEP_EVERY = 32
 
 EXPIRE_AT_ONCE = 256
 """Channels that a send for which there is no room looks through for expired messages."""
@@ -99,7 +99,6 @@ class Senders(Receivers):
         else:
             checked = pack_checked(now, now + lifetime, 0, size) + payload
         check = adler32(checked, seed)
-        stored = RECORD_BYTES + size
         try:
             # ``SegmentLock.acquire``, where it gets in at once, written out.
             holder, lane = lock.holders.mine, 0
@@ -114,22 +113,23 @@ class Senders(Receivers):
                         lock.entered = holder
                     else:
                         memory[lane] = DOWN
+                        holder.inside = False
                         lane = 0
-                if not lane:
+                else:
                     holder.inside = False
             if not lane and lock.acquire():
                 self._recover()
             # To read them at one go takes half as long.
-            found, first, last, count, waits, _, sent, _, window = unpack_entry(own)
+            found, first, last, count, waits, sent, window = unpack_entry(own)
             if found != number:
                 entry, _, seed, tag, own = self._directory.obtain(queue, now) or NO_HINT
                 tag |= need
                 check = adler32(checked, seed)
-                _, first, last, count, waits, _, sent, _, window = unpack_entry(own)
+                _, first, last, count, waits, sent, window = unpack_entry(own)
             place = words[TAIL]
             if not entry or count >= capacity or place + need >= words[LIMIT]:
                 refused, place = self._look_for_room(entry, capacity, need, now)
-                _, first, last, count, waits, _, sent, _, window = unpack_entry(own)
+                _, first, last, count, waits, sent, window = unpack_entry(own)
             if place:
                 # ``Records.write``, written out.
                 seq = words[SEQUENCE] + 1
@@ -138,7 +138,7 @@ class Senders(Receivers):
                 elif (words[last] ^ tag) >> 32 or words[last + SEQ] >= seq:
                     raise Damage(WRONG_LAST)
                 begin = place * 8
-                memory[begin : begin + stored] = (
+                memory[begin : begin + RECORD_BYTES + size] = (
                     pack_beginning(tag, 1, check, 0, last, seq, seq) + checked
                 )
                 words[TAIL] = place + need  # the commit

@@ -299,8 +299,9 @@ def use_written_out(world):
                     lock.entered = holder
                 else:
                     yield "memory[mine] = DOWN"
+                    holder.inside = False
                     lane = False
-            if not lane:
+            else:
                 holder.inside = False
         if not lane and (yield from lock.acquire()):
             yield "rebuild begins"

@@ -6,6 +6,8 @@ from storekit import LONG, PLENTY, drain, get, put, try_put
 from asgi_ipc import records
 from asgi_ipc._shm.clock import SECOND
 from asgi_ipc.crossing import GROUPS, OUTBOX, OWN
+from asgi_ipc.layout import SEQUENCE
+from asgi_ipc.sending import SWEEP_EVERY
 
 FILLING = b"f" * 800
 BIG = b"0123456789" * 500
@@ -19,6 +21,14 @@ def with_expired(stage, store):
         put(store, u"old", b"o%d" % number, lifetime=LONG if number == 3 else 2 * SECOND)
         put(store, u"old!", b"e%d" % number, local=u"x", lifetime=2 * SECOND)
     stage.furnish(store)
+
+
+def before_a_sweep(stage, store):
+    """The same, and the next send is one that sweeps."""
+    with_expired(stage, store)
+    while (store._words[SEQUENCE] + 1) % SWEEP_EVERY:
+        put(store, u"passing", b"x")
+        get(store, u"passing")
 
 
 def sent(queue, payload, local=u""):
@@ -382,7 +392,7 @@ MESSAGES = [
         "send and sweep over expired ones",
         lambda stage: put(stage.victim, u"a", b"new"),
         sent(u"a", b"new"),
-        furnish=with_expired,
+        furnish=before_a_sweep,
         passes=3,
         reaches=["sweep", "drop_expired"],
     ),

@@ -185,4 +185,4 @@ def test_halves_are_those_of_the_words_in_either_byte_order(order):
     raw = pack_beginning(1, 2, 3, 4, 5, 6, 7) + pack_checked(8, 9, 10, 11)
     words = struct.unpack(("<" if order == "little" else ">") + "9Q", raw)
     assert words == (1, 3 << 32 | 2, 4, 5, 6, 7, 8, 9, 11 << 32 | 10)
-    assert unpack_record(b"12345678" + raw, 8) == tuple(range(1, 12))
+    assert unpack_record(b"12345678" + raw, 8) == (1, 2, 3, 4, 9, 10, 11)
