@@ -42,7 +42,7 @@ BLOCKS = [
     Listed("docs/design.rst", r"the fast way, for the thread", DRAWING + " of the lock's ways"),
     Listed("docs/design.rst", r"^semaphore\.acquire\(0\) --> flock", DRAWING + " of the slow way"),
     Listed("docs/design.rst", r"\^ HEAD .*\^ TAIL", DRAWING + " of the log"),
-    Listed("docs/design.rst", r"^5 SEQ ", DRAWING + " of a record"),
+    Listed("docs/design.rst", r"^4 SEQ ", DRAWING + " of a record"),
     Listed("docs/design.rst", r"^a200  0b 00", "a dump; tests/test_layout.py makes these bytes"),
     Listed("docs/design.rst", r"WAIT_FIRST --> node", DRAWING + " of the waiters"),
     Listed("docs/design.rst", r"bucket of \(channel, group\)", DRAWING + " of a group"),
