@@ -11,13 +11,14 @@ in between, two live records have one number and one check, and a rebuild drops 
 Where the next record goes (``make_room``): on at TAIL as long as there is reserved memory.
 Round to the start of the ring, behind a WRAP tag, when no more memory can be had, or when
 what is live has become so little (1/16) of what has been passed that going on would only
-touch more memory: a quiet system stays in the first 64 KiB. In that mode, and whenever less
-than 1/8 of the ring is free, each send passes over 16 times its own length at HEAD, so no
-single one has to clean up for all. Above 7/8 live it is full.
+touch more memory: a quiet system stays in the first 64 KiB. Where HEAD is in the way of that,
+and where TAIL comes near to HEAD (``_margin``), each send that asks passes over 16 times its own
+length at HEAD, so no single one has to clean up for all. Above 7/8 live it is full.
 
 Invariants:
 
-1. From HEAD to TAIL, through WRAP tags, record follows record without a gap.
+1. From HEAD to TAIL, through WRAP tags, record follows record without a gap. DEAD counts the
+   words in between that are in no live one, from a WRAP tag to the end of the ring included.
 2. HEAD == TAIL only if nothing is live. TAIL never catches up with HEAD from behind.
 3. No byte at or above RESERVED is touched, and one word below it is kept for a WRAP tag.
 """
