@@ -250,7 +250,7 @@ def closed_at(number, operation, store, closing):
     def close():
         closing.start()
         # It waits for one who is inside.
-        closing.join(0.005)
+        closing.join(0.002)
 
     wire = Tripwire(number, close)
     try:
