@@ -247,7 +247,7 @@ def seed(number):
     return number & ADLER_START
 
 
-def live_state(check, offset=0):
+def live_state(check, offset):
     """The STATE of a live record: the name at ``offset`` is the next to have it."""
     return (check ^ offset) << 32 | offset + 1
 
@@ -259,4 +259,4 @@ def offset_of(state):
 
 def check_of(state):
     """The check sum in such a STATE."""
-    return state >> 32 ^ (state & M32) - 1
+    return state >> 32 ^ offset_of(state)

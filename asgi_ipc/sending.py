@@ -73,10 +73,11 @@ class Senders(Receivers):
         """
         if local:
             names = local if type(local) is bytes else local.encode("ascii")
-            size = len(payload) + len(names)
+            length, more = len(payload), len(names)
+            size = length + more
         else:
-            names = b""
-            size = len(payload)
+            names, more = b"", 0
+            size = length = len(payload)
         if size > SMALL:
             self._send_long(queue, names, payload, lifetime, capacity)
             return None
@@ -94,10 +95,9 @@ class Senders(Receivers):
         entry, number, seed, tag, own = self._hints[queue]
         tag |= need
         # Whatever can be done before is done before: others wait.
+        checked = pack_checked(now, now + lifetime, more, length) + payload
         if names:
-            checked = pack_checked(now, now + lifetime, len(names), len(payload)) + payload + names
-        else:
-            checked = pack_checked(now, now + lifetime, 0, size) + payload
+            checked += names
         check = adler32(checked, seed)
         try:
             # ``SegmentLock.acquire``, where it gets in at once, written out.

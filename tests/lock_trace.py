@@ -21,6 +21,7 @@ import inspect
 import os
 import sys
 import textwrap
+import types
 
 import posix_ipc
 from lock_model import AT_REST, Pause, Raised, plain
@@ -31,6 +32,7 @@ from asgi_ipc._shm import lock as lock_module
 from asgi_ipc._shm.holders import Holder
 from asgi_ipc._shm.lock import SegmentLock
 from asgi_ipc.errors import LayerClosed, LockTimeout, ReentrantCall
+from asgi_ipc.guarded import Guarded
 from asgi_ipc.sending import Senders
 
 ERRORS = (Raised, LockTimeout, ReentrantCall, LayerClosed)
@@ -359,20 +361,16 @@ def written_out(method):
     return body[: last + 1], body[-1:]
 
 
-class Work(object):
-    """In place of a store, of which that asks two things."""
+class Work(Guarded):
+    """A store, of which nothing is real but what every store does about its lock."""
 
     def __init__(self, world):
+        Guarded.__init__(self, types.SimpleNamespace(lock=world.lock, words=None))
         self._step = world.step
-        self._lock = world.lock
 
-    def _recover(self):
+    def _rebuild(self):
         self._step("rebuild begins")
         self._step("rebuild ends")
-
-    def _mend(self, error):
-        if isinstance(error, (TypeError, ValueError)) and not self._lock.guarded:
-            raise LayerClosed
 
 
 def _made_of(method):
@@ -389,8 +387,8 @@ def _made_of(method):
                     world.step("work ends")
                 except BaseException as error:
                     lock.abandon()
-                    self._mend(error)
-                    raise
+                    if not self._mend(error, False):
+                        raise
             """
         )
     )
