@@ -13,7 +13,7 @@ A long record may have its *body*, payload and names, twice: to write a second o
 the two takes an eighth of what two check sums of it do. Its number of words tells which form it
 has.
 """
-from asgi_ipc._shm.words import M32, TWIN, Damage, adler32
+from asgi_ipc._shm.words import M32, TWIN, Damage, adler32, equals
 from asgi_ipc.layout import (
     BEGINNING_BYTES,
     CHECKED_BYTES,
@@ -169,8 +169,7 @@ class Records(object):
         payload, names = memory[body:end], memory[end:second]
         found = adler32(memory[begin:body], start)
         if twice:
-            end = second + length
-            if payload != memory[second:end] or names != memory[end : end + more]:
+            if not (equals(payload, memory, second) and equals(names, memory, second + length)):
                 raise Damage(WRONG_CHECK)
         else:
             found = adler32(names, adler32(payload, found))

@@ -48,6 +48,19 @@ ADLER_START = 0x7FFF7FFF
 """Bits of a number that can be such a start as they are."""
 
 
+def _equals(part, memory, begin):
+    """Whether ``part``, bytes, lies at ``begin`` in memory. Copies nothing."""
+    return part.startswith(memoryview(memory)[begin : begin + len(part)])
+
+
+def _equals_copied(part, memory, begin):
+    """The same. A memoryview of Python 2 has no mmap."""
+    return part == memory[begin : begin + len(part)]
+
+
+equals = _equals if six.PY3 else _equals_copied
+
+
 class Damage(Exception):
     """The segment contradicts itself: what is derived gets rebuilt, and it is tried again.
 
