@@ -109,7 +109,9 @@ class IPCChannelLayer(object):
         self.breath = 0
         self._stores = Stores(options)
         self._routes = Routes(self._stores.capacity_of, self._stores)
+        self._known_routes = self._routes.known
         self._readable = Readable(self._stores)
+        self._known_readable = self._readable.known
 
     # -- channels --------------------------------------------------------------------
 
@@ -124,8 +126,8 @@ class IPCChannelLayer(object):
         :raises TypeError: a wrong name, or a value that msgpack cannot carry.
         """
         try:
-            queue, local, capacity = self._routes[channel]
-        except TypeError:
+            queue, local, capacity = self._known_routes[channel]
+        except (KeyError, TypeError):
             queue, local, capacity = self._routes.out(channel)
         payload = pack(message)
         if len(payload) > self.max_message_size:
@@ -149,8 +151,8 @@ class IPCChannelLayer(object):
         if type(channels) is list and len(channels) == 1:
             # As most callers do: a fifth of what the general way takes.
             try:
-                queues = [self._readable[channels[0]]]
-            except TypeError:
+                queues = self._known_readable[channels[0]]
+            except (KeyError, TypeError):
                 queues = self._readable.all(channels)
         else:
             queues = self._in_turn(self._readable.all(channels))

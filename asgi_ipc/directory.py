@@ -55,13 +55,6 @@ NO_HINT = 0, None, 0, 0, b"\0" * (8 * ENTRY_WORDS)
 """Of a name that is not known: no word holds such a hash."""
 
 
-class _Hints(dict):
-    """Of a name that is not in it, ``NO_HINT``; to ``get``, None."""
-
-    def __missing__(self, name):
-        return NO_HINT
-
-
 class Directory(object):
     """View of the buckets and entries of a message segment.
 
@@ -77,7 +70,7 @@ class Directory(object):
         self._first_bucket = geometry.first_bucket
         self._buckets = geometry.buckets
         self.slots = slots
-        self.hints = _Hints()
+        self.hints = {}
 
     def find(self, name):
         """Return the hint of a name, or None if the channel has no entry."""

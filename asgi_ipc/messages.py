@@ -13,6 +13,7 @@ to ring. The commit words are named in ``layout``.
 from asgi_ipc._shm import clock as monotonic
 from asgi_ipc._shm.lane import BOARD, DOWN, EMPTY
 from asgi_ipc._shm.words import TWIN, Damage, adler32
+from asgi_ipc.directory import NO_HINT
 from asgi_ipc.figures import Figures
 from asgi_ipc.layout import (
     BEGINNING_BYTES,
@@ -106,7 +107,10 @@ class MessageStore(Outbox, Figures):
             if not lane and lock.acquire():
                 self._recover()
             for queue in queues:
-                entry, number, seed, tag, own = self._hints[queue]
+                try:
+                    entry, number, seed, tag, own = self._hints[queue]
+                except KeyError:
+                    entry, number, seed, tag, own = NO_HINT
                 if own[HASH] != number:
                     hint = self._directory.find(queue)
                     if hint is None:

@@ -141,7 +141,16 @@ def get_capacity(patterns, default, channel):
     return default
 
 
-class NameCache(dict):
+class _Known(dict):
+    """For Python 2, where b"a" == u"a", with one hash: a byte string is no name, and finds none."""
+
+    def __getitem__(self, name):
+        if not isinstance(name, six.text_type):
+            raise KeyError(name)
+        return dict.__getitem__(self, name)
+
+
+class NameCache(object):
     """Channel names found valid before, so that ``cache[name]`` costs one dict lookup.
 
     ``cache[name]`` validates a name that is new and raises ``TypeError`` as the functions
@@ -149,6 +158,8 @@ class NameCache(dict):
     when full: names come from users without end, and to sort out which are still in use
     would cost more than it saves. Threads may share one: each step is a single dict operation
     and no step relies on the one before it.
+
+    ``known`` is what it has, for who looks there first: a plain dict is quicker than anything.
 
     An unhashable name fails in the lookup itself, before any code here runs, with a
     ``TypeError`` that says no more than "unhashable type"; a caller who wants the full text
@@ -159,24 +170,22 @@ class NameCache(dict):
 
     limit = 10000
 
-    def __missing__(self, name):
-        value = self.entry(name)
-        if len(self) >= self.limit:
-            self.clear()
-        self[_plain_text(name)] = value
+    def __init__(self):
+        self.known = _Known() if six.PY2 else {}
+
+    def __getitem__(self, name):
+        try:
+            return self.known[name]
+        except KeyError:
+            value = self.entry(name)
+        if len(self.known) >= self.limit:
+            self.known.clear()
+        self.known[_plain_text(name)] = value
         return value
 
     def entry(self, name):
         """What the cache gives for ``name``, or TypeError if it is not valid."""
         return channel_name(name)
-
-    if six.PY2:
-        # b"a" == u"a" there, with one hash: a byte string, which is no name, would
-        # find its unicode twin.
-        def __getitem__(self, name):
-            if not isinstance(name, six.text_type):
-                return self.entry(name)
-            return dict.__getitem__(self, name)
 
 
 class ChannelNames(NameCache):
@@ -199,7 +208,7 @@ class GroupNames(NameCache):
 
 
 class ReadableNames(NameCache):
-    """Maps the name of a channel that may be received from to itself, as plain text."""
+    """Maps the name of a channel that may be received from to a tuple of it, as plain text."""
 
     def all(self, names):
         """The names of ``names`` as a new list.
@@ -222,14 +231,14 @@ class ReadableNames(NameCache):
         if not names:
             raise TypeError("receive takes a list of at least one channel name; this one is empty.")
         try:
-            return [self[name] for name in names]
+            return [self[name][0] for name in names]
         except TypeError:
             # Once more, for the full text: an unhashable name fails without one.
-            return [self.entry(name) for name in names]
+            return [self.entry(name)[0] for name in names]
 
     def entry(self, name):
-        """The name, or TypeError."""
-        return channel_name(name, receive=True)
+        """(name,), or TypeError."""
+        return (channel_name(name, receive=True),)
 
 
 _readable = ReadableNames()

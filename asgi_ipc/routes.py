@@ -1,7 +1,7 @@
 """From a channel's name to where its messages go, for both faces.
 
 Knows that a name may be wrong, or another machine's; does not know what is sent there. Each name is
-looked at once: after that it is one look into a dict, which the faces do themselves.
+looked at once: after that it is one look into a dict (``known``), which the faces do themselves.
 """
 from asgi_ipc import names
 
@@ -62,5 +62,5 @@ class Readable(names.ReadableNames):
         self._stores = stores
 
     def entry(self, name):
-        """The name, or TypeError."""
-        return self._stores.at_home(names.ReadableNames.entry(self, name))
+        """(name,), or TypeError."""
+        return (self._stores.at_home(names.ReadableNames.entry(self, name)[0]),)

@@ -92,7 +92,10 @@ class Senders(Receivers):
         words = self._words
         memory = lock.memory
         refused = place = 0
-        entry, number, seed, tag, own = self._hints[queue]
+        try:
+            entry, number, seed, tag, own = self._hints[queue]
+        except KeyError:
+            entry, number, seed, tag, own = NO_HINT
         tag |= need
         # Whatever can be done before is done before: others wait.
         checked = pack_checked(now, now + lifetime, more, length) + payload

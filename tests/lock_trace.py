@@ -354,10 +354,14 @@ def use(world):
 def written_out(method):
     """The statements by which a method gets in, and out, by the fast way itself."""
     (function,) = ast.parse(textwrap.dedent(inspect.getsource(method))).body
-    (body,) = [node.body for node in function.body if isinstance(node, ast.Try)]
-    (last,) = [
-        number for number, node in enumerate(body) if "'_recover'" in ast.dump(node)
+
+    def recovers(node):
+        return "'_recover'" in ast.dump(node)
+
+    (body,) = [
+        node.body for node in function.body if isinstance(node, ast.Try) and recovers(node)
     ]
+    (last,) = [number for number, node in enumerate(body) if recovers(node)]
     return body[: last + 1], body[-1:]
 
 
