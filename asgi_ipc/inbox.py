@@ -76,6 +76,8 @@ class Inbox:
         self._single: Dict[str, Item] = {}
         self._buffers: Dict[str, List[Item]] = {}
         self._lost: List[Tuple[str, str]] = []
+        # Queue, local names and channels of the group send that came last.
+        self._last: Tuple[str, str, Sequence[str]] = ("", "", ())
 
     def __contains__(self, channel: str) -> bool:
         return channel in self._single or channel in self._buffers
@@ -237,7 +239,7 @@ class Inbox:
         filled: List[str] = []
         for names, payload, expires in records:
             item = (expires, payload)
-            channels = _channels(queue, names)
+            channels = self._channels(queue, names)
             for channel in channels:
                 # No call between the look and the store: a finalizer in there may receive.
                 if channel in single or channel in buffers:
@@ -261,7 +263,7 @@ class Inbox:
 
     def _expire_posted(self, queue: str, posted: Deque[Record], now: int) -> None:
         while posted and posted[0][2] <= now:
-            self._stores.messages.lapsed.extend(_channels(queue, posted.popleft()[0]))
+            self._stores.messages.lapsed.extend(self._channels(queue, posted.popleft()[0]))
         if not posted:
             self._posted.pop(queue, None)
 
@@ -273,7 +275,15 @@ class Inbox:
             del self._buffers[channel]
         return bool(buffer)
 
+    def _channels(self, queue: str, names: str) -> Sequence[str]:
+        """The channels of a queue that have these local names.
 
-def _channels(queue: str, names: str) -> List[str]:
-    """The channels of a queue that have these local names. Cost: 40 ns each."""
-    return (queue + names.replace("\n", "\n" + queue)).split("\n")
+        Cost: 40 ns each; where they are those of the last group send, as mostly, nothing.
+        """
+        last = self._last
+        if last[1] == names and last[0] == queue:
+            return last[2]
+        channels = (queue + names.replace("\n", "\n" + queue)).split("\n")
+        if len(channels) > 1:
+            self._last = queue, names, channels
+        return channels

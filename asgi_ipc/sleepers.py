@@ -3,63 +3,64 @@
 Knows asyncio's tasks; does not know what is waited for. A group send wakes hundreds of receivers
 of a process at the same moment. With a future for each of them, each has a callback of its own in
 the loop: a seventh of what a member costs. So they await what keeps to the protocol of futures, as
-far as a task asks for it, and many go on in one callback.
+far as a task asks for it, and many go on in one callback, all told by one future, which is done.
 """
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Callable, Generator, Iterable, Iterator, List, Optional
 
 if TYPE_CHECKING:
+    import asyncio
     from contextvars import Context
 
 
 class Sleeper:
-    """What one task awaits: ``outcome``, None or the exception that ends the wait, as a value.
+    """What one task awaits. It ends with nothing, which means look, or raises ``error``.
 
     ``awake``: whether the task was woken, or the wait cancelled.
     ``callback`` and ``context``: how the task goes on, once it awaits this.
     """
 
     __slots__ = (
-        "_asyncio_future_blocking", "_cancelled", "_loop", "_message", "awake", "callback",
-        "context", "outcome",
+        "_asyncio_future_blocking", "_cancelled", "_loop", "awake", "callback", "context", "error",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.awake = self._cancelled = False
         self._loop = loop
-        self._message: Any = None
-        self.outcome: Optional[BaseException] = None
-        self.callback: Optional[Callable[[Sleeper], object]] = None
+        self.error: Optional[BaseException] = None
+        self.callback: Optional[Callable[[Any], object]] = None
         self.context: Context
         self._asyncio_future_blocking = False
 
     # -- as the task has it ----------------------------------------------------------
 
-    def __await__(self) -> Generator[Sleeper, None, Optional[BaseException]]:
+    def __await__(self) -> Generator[Sleeper, None, None]:
         if not self.awake:
-            # So a task is told that it was not left by mistake. It asks for the result itself.
+            # So a task is told that it was not left by mistake.
             self._asyncio_future_blocking = True
             yield self
-        return self.outcome
+        if self.error is not None:
+            raise self.error
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """The loop in which all of it happens."""
         return self._loop
 
-    def add_done_callback(self, callback: Callable[[Sleeper], object], *, context: Context) -> None:
+    def add_done_callback(self, callback: Callable[[Any], object], *, context: Context) -> None:
         """Say how the task goes on."""
         self.callback = callback
         self.context = context
 
-    def cancel(self, msg: Any = None) -> bool:
+    def cancel(self, *message: Any, **named: Any) -> bool:
         """The task was cancelled; False if it was woken before."""
         if self.awake:
             return False
-        self._cancelled = True
-        self._message = msg
-        wake((self,))
+        self.awake = self._cancelled = True
+        if self.callback is not None:
+            told: asyncio.Future[None] = self._loop.create_future()
+            told.cancel(*message, **named)
+            _go_on_soon([self], told)
         return True
 
     def done(self) -> bool:
@@ -70,34 +71,34 @@ class Sleeper:
         """Whether the wait was cancelled before the task was woken."""
         return self._cancelled
 
-    def result(self) -> Optional[BaseException]:
-        """What the task asks for before it goes on; raises only if it was cancelled."""
-        if self._cancelled:
-            raise asyncio.CancelledError(*(() if self._message is None else (self._message,)))
-        return self.outcome
 
-
-def wake(sleepers: Iterable[Sleeper], outcome: Optional[BaseException] = None) -> None:
-    """Have the tasks go on, one after the other. They all are of one loop."""
+def wake(sleepers: Iterable[Sleeper], error: Optional[BaseException] = None) -> None:
+    """Have the tasks go on, one after the other, or fail. They all are of one loop."""
     waiting = []
     for one in sleepers:
         one.awake = True
-        one.outcome = outcome
+        if error is not None:
+            one.error = error
         if one.callback is not None:
             waiting.append(one)
-    _go_on_soon(waiting)
-
-
-def _go_on_soon(waiting: List[Sleeper]) -> None:
     if waiting:
-        waiting[0].get_loop().call_soon(_go_on, iter(waiting))
+        told: asyncio.Future[None] = waiting[0].get_loop().create_future()
+        told.set_result(None)
+        _go_on_soon(waiting, told)
 
 
-def _go_on(waiting: Iterator[Sleeper]) -> None:
+def _go_on_soon(waiting: List[Sleeper], told: asyncio.Future[None]) -> None:
+    waiting[0].get_loop().call_soon(_go_on, iter(waiting), told)
+
+
+def _go_on(waiting: Iterator[Sleeper], told: asyncio.Future[None]) -> None:
+    """Call the tasks with a future that is done: they ask it for no more than its result."""
     try:
         for one in waiting:
-            one.context.run(one.callback, one)  # type: ignore[arg-type]
+            one.context.run(one.callback, told)  # type: ignore[arg-type]
     finally:
         # What a task raises is its own, but for what ends the loop (SystemExit): the others go on
         # if that is run once more.
-        _go_on_soon(list(waiting))
+        left = list(waiting)
+        if left:
+            _go_on_soon(left, told)

@@ -18,7 +18,8 @@ All of it happens in the loop's thread, but for looks into ``pending`` and ``wan
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Sequence, Set
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set
 
 from asgi_ipc._shm import clock
 from asgi_ipc.errors import IPCError, LockTimeout, ReentrantCall
@@ -37,9 +38,10 @@ class Watch:
     """Who waits in one loop. Made by ``Loops.watch``."""
 
     def __init__(self, loops: Loops, loop: asyncio.AbstractEventLoop, seat: Seat) -> None:
-        # Those who wait and were not woken, by key; how many they are, by queue; and how many
-        # were woken, but have not left since.
-        self.pending: Dict[str, List[Sleeper]] = {}
+        # Those who wait and were not woken, by key, the first of them and those behind him; how
+        # many they are, by queue; and how many were woken, but have not left since.
+        self.pending: Dict[str, Sleeper] = {}
+        self._behind: Dict[str, List[Sleeper]] = {}
         self.wanted: Dict[str, int] = {}
         self.awake = 0
         self._loops = loops
@@ -58,16 +60,18 @@ class Watch:
     def enter(self, key: str, queue: str, again: bool = False) -> Sleeper:
         """Begin to wait for what comes to a key, by way of a queue.
 
-        The sleeper's result is None, which means look, or the exception that ends the wait.
+        To await the sleeper ends when it is time to look, or raises what ends the wait.
 
         :param again: one that was woken in vain goes on waiting, as the first of them.
         """
         sleeper = Sleeper(self._alive())
-        waiting = self.pending.get(key)
-        if waiting is None:
-            self.pending[key] = [sleeper]
+        if key not in self.pending:
+            self.pending[key] = sleeper
+        elif again:
+            self._behind.setdefault(key, []).insert(0, self.pending[key])
+            self.pending[key] = sleeper
         else:
-            waiting.insert(0 if again else len(waiting), sleeper)
+            self._behind.setdefault(key, []).append(sleeper)
         self.wanted[queue] = self.wanted.get(queue, 0) + 1
         if again:
             self.awake -= 1
@@ -82,36 +86,43 @@ class Watch:
         """Have what was posted to a queue delivered when the loop is free."""
         self._alive().call_soon(self._loops.inbox.deliver, queue)
 
-    def wake(self, queue: str, keys: Iterable[str]) -> None:
+    def wake(self, queue: str, keys: Sequence[str]) -> None:
         """Wake the first who waits for each key; they all are of one queue."""
-        pending = self.pending
-        struck = 0
-        woken: List[Sleeper] = []
+        struck: List[Optional[Sleeper]] = []
         try:
-            for key in keys:
-                waiting = pending.get(key)
-                if waiting is None:
-                    continue
-                if len(waiting) == 1 and not waiting[0].awake:
-                    # One, as a consumer is, at less than half the cost.
-                    woken += waiting
-                    del pending[key]
-                    struck += 1
-                    continue
-                while waiting:
-                    sleeper = waiting.pop(0)
-                    struck += 1
-                    if not waiting:
-                        del pending[key]
-                    if not sleeper.awake:
-                        woken.append(sleeper)
-                        break
+            if self._behind and not self._behind.keys().isdisjoint(keys):
+                for key in keys:
+                    self._strike(key, struck)
+            else:
+                # In a crowd, half of what it costs one by one.
+                struck.extend(map(self.pending.pop, keys, repeat(None)))
         finally:
             # Also if a signal's handler has raised: nobody wakes them any more.
+            woken = [one for one in struck if one is not None and not one.awake]
             self.awake += len(woken)
             wake(woken)
-            if struck:
-                self._unwant(queue, struck)
+            number = len(struck) - struck.count(None)
+            if number:
+                self._unwant(queue, number)
+
+    def _strike(self, key: str, struck: List[Optional[Sleeper]]) -> None:
+        """Take off the first who waits for a key, and those before him who were cancelled."""
+        while key in self.pending:
+            sleeper = self.pending[key]
+            struck.append(sleeper)
+            self._move_up(key)
+            if not sleeper.awake:
+                return
+
+    def _move_up(self, key: str) -> None:
+        """The first of those who wait for a key goes."""
+        behind = self._behind.get(key)
+        if behind is None:
+            del self.pending[key]
+            return
+        self.pending[key] = behind.pop(0)
+        if not behind:
+            del self._behind[key]
 
     def leave(self, key: str, queue: str, sleeper: Sleeper, took: bool) -> None:
         """End a wait, with a message or without."""
@@ -279,9 +290,11 @@ class Watch:
     # -- the end ---------------------------------------------------------------------
 
     def _fail(self, error: BaseException) -> None:
-        pending, self.pending = self.pending, {}
+        waiting = [*self.pending.values(), *chain.from_iterable(self._behind.values())]
+        self.pending.clear()
+        self._behind.clear()
         self.wanted.clear()
-        sleepers = [one for waiting in pending.values() for one in waiting if not one.awake]
+        sleepers = [one for one in waiting if not one.awake]
         self.awake += len(sleepers)
         wake(sleepers, error)
 
@@ -309,14 +322,18 @@ class Watch:
 
     def _forget(self, key: str, queue: str, sleeper: Sleeper) -> None:
         """Strike off one that was not woken."""
-        waiting = self.pending.get(key, [])
-        if sleeper in waiting:
-            waiting.remove(sleeper)
-            if not waiting:
-                del self.pending[key]
-            self._unwant(queue)
+        behind = self._behind.get(key, [])
+        if self.pending.get(key) is sleeper:
+            self._move_up(key)
+        elif sleeper in behind:
+            behind.remove(sleeper)
+            if not behind:
+                del self._behind[key]
+        else:
+            return
+        self._unwant(queue, 1)
 
-    def _unwant(self, queue: str, number: int = 1) -> None:
+    def _unwant(self, queue: str, number: int) -> None:
         left = self.wanted[queue] - number
         if left:
             self.wanted[queue] = left

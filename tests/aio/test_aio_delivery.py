@@ -287,6 +287,25 @@ async def test_too_large(open_layer):
 # -- groups ----------------------------------------------------------------------------------
 
 
+async def test_groups_of_other_members_in_turn(ends):
+    sender, receiver = ends
+    channels = [await receiver.new_channel() for _ in range(4)]
+    a, b, c, d = channels
+    # Of one queue, and of another one with the same local names.
+    twins = [channel.replace("specific.", "other.") for channel in (a, b)]
+    members = {"first": [a, b], "second": [b, c, d], "third": twins}
+    for group, those in members.items():
+        for channel in those:
+            await sender.group_add(group, channel)
+    waiting = {one: await started(receiver.receive(one)) for one in [*channels, *twins]}
+    for number, group in enumerate(["first", "second", "first", "third", "first", "third"]):
+        await sender.group_send(group, {"n": number})
+        for channel in members[group]:
+            assert await soon(waiting[channel]) == {"n": number}
+            waiting[channel] = await started(receiver.receive(channel))
+    await end(*waiting.values())
+
+
 async def test_group(ends):
     sender, receiver = ends
     first, second, third = [await receiver.new_channel("test-" + x) for x in "abc"]

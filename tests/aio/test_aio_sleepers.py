@@ -66,13 +66,13 @@ def test_many_go_on_in_one_callback(make_loop, monkeypatch):
     assert run(main(), make_loop) == [None] * 100
 
 
-def test_what_ends_the_wait_is_a_value(make_loop):
+def test_what_ends_the_wait_is_raised(make_loop):
     why = ValueError("why")
 
     async def main():
         sleepers, tasks = await asleep(2)
         wake(sleepers, why)
-        return await asyncio.gather(*tasks)
+        return await asyncio.gather(*tasks, return_exceptions=True)
 
     assert run(main(), make_loop) == [why, why]
 
@@ -83,7 +83,9 @@ def test_one_that_is_awake_already_is_not_waited_for(make_loop):
     async def main():
         sleeper = Sleeper(asyncio.get_running_loop())
         wake([sleeper], why)
-        return await sleeper
+        with pytest.raises(ValueError, match="why") as caught:
+            await sleeper
+        return caught.value
 
     assert run(main(), make_loop) is why
 
