@@ -89,40 +89,31 @@ class Watch:
     def wake(self, queue: str, keys: Sequence[str]) -> None:
         """Wake the first who waits for each key; they all are of one queue."""
         struck: List[Optional[Sleeper]] = []
+        crowd = bool(self._behind) and not self._behind.keys().isdisjoint(keys)
         try:
-            if self._behind and not self._behind.keys().isdisjoint(keys):
+            if crowd:
                 for key in keys:
-                    self._strike(key, struck)
+                    self._strike(key, queue, struck)
             else:
-                # In a crowd, half of what it costs one by one.
+                # One step for all: half of what it costs one by one.
                 struck.extend(map(self.pending.pop, keys, repeat(None)))
         finally:
             # Also if a signal's handler has raised: nobody wakes them any more.
             woken = [one for one in struck if one is not None and not one.awake]
             self.awake += len(woken)
             wake(woken)
-            number = len(struck) - struck.count(None)
+            number = 0 if crowd else len(struck) - struck.count(None)
             if number:
                 self._unwant(queue, number)
 
-    def _strike(self, key: str, struck: List[Optional[Sleeper]]) -> None:
-        """Take off the first who waits for a key, and those before him who were cancelled."""
+    def _strike(self, key: str, queue: str, struck: List[Optional[Sleeper]]) -> None:
+        """Strike off the first who waits for a key, and those before him who were cancelled."""
         while key in self.pending:
             sleeper = self.pending[key]
             struck.append(sleeper)
-            self._move_up(key)
+            self._move_up(key, queue)
             if not sleeper.awake:
                 return
-
-    def _move_up(self, key: str) -> None:
-        """The first of those who wait for a key goes."""
-        behind = self._behind.get(key)
-        if behind is None:
-            del self.pending[key]
-            return
-        self.pending[key] = behind.pop(0)
-        if not behind:
-            del self._behind[key]
 
     def leave(self, key: str, queue: str, sleeper: Sleeper, took: bool) -> None:
         """End a wait, with a message or without."""
@@ -324,13 +315,22 @@ class Watch:
         """Strike off one that was not woken."""
         behind = self._behind.get(key, [])
         if self.pending.get(key) is sleeper:
-            self._move_up(key)
+            self._move_up(key, queue)
         elif sleeper in behind:
             behind.remove(sleeper)
             if not behind:
                 del self._behind[key]
+            self._unwant(queue, 1)
+
+    def _move_up(self, key: str, queue: str) -> None:
+        """The first of those who wait for a key goes."""
+        behind = self._behind.get(key)
+        if behind is None:
+            del self.pending[key]
         else:
-            return
+            self.pending[key] = behind.pop(0)
+            if not behind:
+                del self._behind[key]
         self._unwant(queue, 1)
 
     def _unwant(self, queue: str, number: int) -> None:
