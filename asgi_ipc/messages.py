@@ -69,7 +69,7 @@ class MessageStore(Outbox, Figures):
 
         Cost: constant, 2 us for a small one. A crash inside leaves it taken or not taken.
 
-        :param queues: list of text.
+        :param queues: names, a list or a tuple.
         :param waiter: if given and there is nothing, it is hung up at all queues; when it is
             rung, call again. If there is something, it is taken off all of them.
         :returns: (queue, local, payload), or None.

@@ -177,7 +177,8 @@ class NameCache(object):
         try:
             return self.known[name]
         except KeyError:
-            value = self.entry(name)
+            pass
+        value = self.entry(name)
         if len(self.known) >= self.limit:
             self.known.clear()
         self.known[_plain_text(name)] = value
