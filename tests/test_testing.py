@@ -295,7 +295,8 @@ def test_a_process_that_is_started_shares_the_configuration(fresh_run):
     config = testing.isolated_config()
     code = "from asgi_ipc import testing; print(testing.isolated_config()['prefix'])"
     prefix = config["prefix"]
-    joined = {testing.VARIABLE: os.environ[testing.VARIABLE]}
+    inherited = (testing.VARIABLE, "PYTEST_XDIST_WORKER")
+    joined = {name: os.environ[name] for name in inherited if name in os.environ}
     assert output_of(python(code, **joined)) == [prefix]
     # It has not ended what is not its own.
     assert left_of(fresh_run.name)
