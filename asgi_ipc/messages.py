@@ -107,10 +107,7 @@ class MessageStore(Outbox, Figures):
             if not lane and lock.acquire():
                 self._recover()
             for queue in queues:
-                try:
-                    entry, number, seed, tag, own = self._hints[queue]
-                except KeyError:
-                    entry, number, seed, tag, own = NO_HINT
+                entry, number, seed, tag, own = self._hints.get(queue, NO_HINT)
                 if own[HASH] != number:
                     hint = self._directory.find(queue)
                     if hint is None:

@@ -277,3 +277,30 @@ def test_what_an_import_loads(module):
     of_asgiref = {name for name in names if name.split(".")[0] == "asgiref"}
     assert of_asgiref <= {"asgiref", "asgiref.base_layer"}
     assert "posix_ipc" in names
+
+
+TRIES = tuple(
+    getattr(ast, name) for name in ("Try", "TryExcept", "TryFinally") if hasattr(ast, name)
+)
+
+
+def guarded_by_the_lock(module):
+    """The ``try`` statements of which a handler abandons the lock."""
+    for node in ast.walk(parsed(module)):
+        handlers = getattr(node, "handlers", ())
+        if any("attr='abandon'" in ast.dump(handler) for handler in handlers):
+            yield node
+
+
+@pytest.mark.parametrize("module", sorted(set(STORE) & set(MODULES)))
+def test_no_try_within_what_the_lock_guards(module):
+    """CPython 3.11 leaves the first step of an inner one out of the outer one's reach."""
+    for node in guarded_by_the_lock(module):
+        within = [one for part in node.body for one in ast.walk(part)]
+        inner = [one.lineno for one in within if isinstance(one, TRIES)]
+        assert inner == [], "line {0}".format(node.lineno)
+
+
+def test_what_the_lock_guards_is_found():
+    found = {module for module in STORE if list(guarded_by_the_lock(module))}
+    assert {"guarded", "messages", "sending"} <= found

@@ -124,11 +124,18 @@ def in_a_thread(store):
     """Have a new thread make a call with the store."""
 
     def call(work):
-        found = []
-        thread = threading.Thread(target=lambda: found.append(timed(lambda: work(store))))
+        found, failure = [], []
+
+        def run():
+            try:
+                found.append(timed(lambda: work(store)))
+            except BaseException:
+                failure.append(traceback.format_exc())
+
+        thread = threading.Thread(target=run)
         thread.start()
         thread.join()
-        assert found, "the call failed"
+        assert found, failure
         return found[0]
 
     return call
