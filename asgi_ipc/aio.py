@@ -137,7 +137,6 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._stores = self._process.stores
         self._copies = Copies()
         self._routes = Routes(self.get_capacity, self._stores)
-        self._known_routes = self._routes.known
         self._groups = names.GroupNames()
 
     # -- channels --------------------------------------------------------------------
@@ -153,7 +152,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         :raises TypeError: a wrong name, or a value that msgpack cannot carry.
         """
         try:
-            queue, local, capacity = self._known_routes[channel]
+            queue, local, capacity = self._routes.known[channel]
         except (KeyError, TypeError):
             queue, local, capacity = self._routes.out(channel)
         payload = pack(message)
@@ -187,7 +186,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         :raises TypeError: a wrong name.
         """
         try:
-            queue, local, _ = self._known_routes[channel]
+            queue, local, _ = self._routes.known[channel]
         except (KeyError, TypeError):
             queue, local, _ = self._routes.here(channel)
         process = self._process
@@ -197,8 +196,9 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             self._breath = 0
             await asyncio.sleep(0)
         self._breath += 1
+        own = queue[-1] == "!"
         try:
-            if queue[-1] == "!":
+            if own:
                 if not process.owns(queue):
                     raise TypeError(self._not_ours(channel))
                 decode = self._copies.unpack
@@ -218,7 +218,7 @@ class IPCChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if payload is None:
             self._breath = 0
             # All of the wait is in here: in a coroutine of its own, a member costs 5 % more.
-            own, inbox = queue[-1] == "!", process.inbox
+            inbox = process.inbox
             take = inbox.take if own else process.take
             watch = process.watch(asyncio.get_running_loop())
             sleeper = watch.enter(channel, queue)

@@ -109,9 +109,7 @@ class IPCChannelLayer(object):
         self.breath = 0
         self._stores = Stores(options)
         self._routes = Routes(self._stores.capacity_of, self._stores)
-        self._known_routes = self._routes.known
         self._readable = Readable(self._stores)
-        self._known_readable = self._readable.known
 
     # -- channels --------------------------------------------------------------------
 
@@ -126,7 +124,7 @@ class IPCChannelLayer(object):
         :raises TypeError: a wrong name, or a value that msgpack cannot carry.
         """
         try:
-            queue, local, capacity = self._known_routes[channel]
+            queue, local, capacity = self._routes.known[channel]
         except (KeyError, TypeError):
             queue, local, capacity = self._routes.out(channel)
         payload = pack(message)
@@ -151,7 +149,7 @@ class IPCChannelLayer(object):
         if type(channels) is list and len(channels) == 1:
             # As most callers do: a fifth of what the general way takes.
             try:
-                queues = self._known_readable[channels[0]]
+                queues = self._readable.known[channels[0]]
             except (KeyError, TypeError):
                 queues = self._readable.all(channels)
         else:

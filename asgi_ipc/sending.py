@@ -92,10 +92,7 @@ class Senders(Receivers):
         words = self._words
         memory = lock.memory
         refused = place = 0
-        try:
-            entry, number, seed, tag, own = self._hints[queue]
-        except KeyError:
-            entry, number, seed, tag, own = NO_HINT
+        entry, number, seed, tag, own = self._hints.get(queue, NO_HINT)
         tag |= need
         # Whatever can be done before is done before: others wait.
         checked = pack_checked(now, now + lifetime, more, length) + payload
